@@ -1,0 +1,1 @@
+"""Postroad: one typed messaging API over many transports."""

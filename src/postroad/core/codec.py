@@ -1,0 +1,135 @@
+"""Codecs: payload objects to bytes and back. JSON here; the protocol is the seam for others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from postroad.core.fields import unknown_fields
+from postroad.errors import (
+    DeclarationError,
+    DecodeError,
+    EncodeError,
+    UnknownFieldError,
+    WrongTypeError,
+)
+
+T = TypeVar("T")
+
+
+class Codec(Protocol[T]):
+    """Turns payloads of one type into bytes and back.
+
+    Both functions are pure and thread-safe. They raise only `PayloadError`s.
+    """
+
+    content_type: str
+
+    def encode(self, payload: T) -> bytes:
+        """The bytes of a payload.
+
+        Raises:
+            EncodeError: the payload is not of the codec's type.
+        """
+        ...
+
+    def decode(self, data: bytes) -> T:
+        """The payload of bytes.
+
+        Raises:
+            DecodeError: not of this encoding.
+            WrongTypeError: of this encoding, not of this type.
+            UnknownFieldError: has fields that the type lacks, where the codec minds.
+        """
+        ...
+
+
+class JsonCodec(Generic[T]):
+    """JSON by msgspec: for Struct, dataclass, TypedDict, attrs and builtin types; by pydantic
+    itself for pydantic models.
+
+    Args:
+        payload_type: the type of every payload.
+        reject_unknown: whether a field that the type lacks is an error; else it is ignored.
+
+    Raises:
+        DeclarationError: no JSON form of the type is known.
+    """
+
+    content_type = "application/json"
+
+    def __init__(self, payload_type: Any, *, reject_unknown: bool = False) -> None:
+        self._type = payload_type
+        self._reject_unknown = reject_unknown
+        self._pydantic = hasattr(payload_type, "model_validate_json")
+        if self._pydantic:
+            self._decode: Callable[[bytes], T] = payload_type.model_validate_json
+            self._encode: Callable[[T], bytes] = _pydantic_encode
+        else:
+            try:
+                self._decode = msgspec.json.Decoder(payload_type).decode
+            except TypeError as error:
+                raise DeclarationError(
+                    f"no JSON codec for payload type {payload_type!r}: {error}"
+                ) from None
+            self._encode = msgspec.json.Encoder().encode
+        self._plain = isinstance(payload_type, type) and not self._pydantic
+
+    def encode(self, payload: T) -> bytes:
+        if self._plain and not self._fits(payload):
+            raise EncodeError(
+                f"the topic carries {self._type.__name__}, not {type(payload).__name__}"
+            )
+        try:
+            return self._encode(payload)
+        except (TypeError, ValueError, msgspec.MsgspecError) as error:
+            raise EncodeError(f"cannot encode {type(payload).__name__}: {error}") from None
+
+    def decode(self, data: bytes) -> T:
+        try:
+            payload = self._decode(data)
+        except msgspec.ValidationError as error:
+            raise WrongTypeError(str(error)) from None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise DecodeError(f"not JSON: {error}") from None
+        except ValueError as error:
+            raise _pydantic_error(error) from None
+        if self._reject_unknown:
+            self._check_unknown(data)
+        return payload
+
+    def _fits(self, payload: T) -> bool:
+        expected = self._type
+        if isinstance(payload, expected if not _is_typed_dict(expected) else dict):
+            return True
+        return expected is float and isinstance(payload, int)
+
+    def _check_unknown(self, data: bytes) -> None:
+        unknown = unknown_fields(msgspec.json.decode(data), self._type)
+        if unknown:
+            raise UnknownFieldError(f"fields unknown to the topic's type: {', '.join(unknown)}")
+
+
+def _is_typed_dict(payload_type: Any) -> bool:
+    return isinstance(payload_type, type) and hasattr(payload_type, "__total__")
+
+
+def _pydantic_encode(payload: Any) -> bytes:
+    if not hasattr(payload, "model_dump_json"):
+        raise TypeError("not a pydantic model")
+    text: str = payload.model_dump_json(by_alias=True)
+    return text.encode()
+
+
+def _pydantic_error(error: ValueError) -> DecodeError | WrongTypeError:
+    """Pydantic's own text quotes the input; ours names the places only."""
+    details = getattr(error, "errors", None)
+    if details is None:
+        return DecodeError("not JSON")
+    found = details(include_url=False, include_input=False, include_context=False)
+    if any(item["type"] == "json_invalid" for item in found):
+        return DecodeError("not JSON")
+    places = ", ".join(".".join(map(str, item["loc"])) or "(root)" for item in found)
+    return WrongTypeError(f"does not fit the topic's type at: {places}")

@@ -1,0 +1,31 @@
+"""What a transport gives the suite to be tested: how to make it, and how to hurt it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from postroad.core.transport import Transport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Road:
+    """One transport over data of its own, empty when a test begins.
+
+    Attributes:
+        make: a new instance, not opened. Where `Capabilities.shared` says so, every instance
+            meets the same data, and each stands for another process.
+        process: how a process of its own gets there: `module:callable` that makes a transport,
+            and the text arguments to call it with. Needed where `shared` and `durable`.
+        restart: stops the server hard and starts it again on the same data; None where there is
+            no server.
+        lease: a lease short enough to wait for and long enough not to run out by accident.
+        burst: how many messages are published at once in the test of it.
+    """
+
+    make: Callable[[], Transport]
+    process: tuple[str, ...] = ()
+    restart: Callable[[], Awaitable[None]] | None = None
+    lease: timedelta = timedelta(seconds=1)
+    burst: int = 10_000

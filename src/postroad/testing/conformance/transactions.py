@@ -1,0 +1,135 @@
+"""Commits that hold more than one thing: settlement with results, with a handler's own writes,
+a publish with its token."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from postroad.core.delivery import Settlement
+from postroad.core.transport import AtomicSettle, Consumer, OnceTokens, SqlLog
+from postroad.errors import LeaseLostError
+from postroad.testing.conformance.bench import Workbench, failure, ids, make_topic
+
+
+class _OwnError(Exception):
+    """What a handler raises in these tests."""
+
+
+class Transactions:
+    """Needs `atomic_settle`, `transactions` or `once_tokens`."""
+
+    async def test_settlement_and_results_commit_together(self, bench: Workbench) -> None:
+        atomic, consumer, results = await self._atomic(bench)
+        found = await bench.take(consumer, 3)
+        topic = make_topic("orders.paid")
+        outcome = bench.message(topic)
+        settled = await atomic.settle_and_publish(
+            [Settlement(delivery) for delivery in found], [(topic, outcome)]
+        )
+        assert list(settled) == ["done"] * 3
+        assert ids(await bench.consume(results, 1)) == [outcome.id]
+        await bench.nothing(consumer, "all was settled")
+
+    async def test_one_stale_settlement_publishes_nothing(self, bench: Workbench) -> None:
+        atomic, consumer, results = await self._atomic(bench)
+        found = await bench.take(consumer, 3)
+        await bench.settle(consumer, found[:1], "nack")
+        topic = make_topic("orders.paid")
+        settled = await atomic.settle_and_publish(
+            [Settlement(delivery) for delivery in found], [(topic, bench.message(topic))]
+        )
+        assert list(settled) == ["stale", "unknown", "unknown"]
+        await bench.nothing(results, "nothing of the call is committed")
+        await bench.settle(consumer, found[1:])
+        await bench.consume(consumer, 1)
+
+    async def _atomic(self, bench: Workbench) -> tuple[AtomicSettle, Consumer, Consumer]:
+        bench.need_each()
+        bench.need(bench.capabilities.atomic_settle, "atomic_settle")
+        topics = [make_topic("orders.created"), make_topic("orders.paid")]
+        wishes = [bench.subscription(topic) for topic in topics]
+        await bench.open(*topics, subscriptions=wishes)
+        consumer, results = [await bench.consumer(wish) for wish in wishes]
+        await bench.publish(topics[0], 3)
+        return cast(AtomicSettle, consumer), consumer, results
+
+    async def test_a_transaction_commits_writes_settlement_and_publishes(
+        self, bench: Workbench
+    ) -> None:
+        log, consumer, results = await self._log(bench)
+        (delivery,) = await bench.take(consumer, 1)
+        async with log.transaction(delivery, "urn:test") as tx:
+            await tx.execute("CREATE TABLE conformance_paid (id VARCHAR(64))")
+            insert = "INSERT INTO conformance_paid VALUES (?)"
+            assert await tx.execute(insert, [delivery.message.id]) == 1
+            assert await tx.execute_many(insert, [["a"], ["b"]]) == 2
+            await tx.publish(make_topic("orders.paid"), {"key": "k", "n": 1})
+        (published,) = await bench.consume(results, 1)
+        assert (published.message.source, published.message.key) == ("urn:test", "k")
+        await bench.nothing(consumer, "leaving the transaction settles it")
+        assert await self._rows(bench, log, consumer) == {"a", "b", delivery.message.id}
+
+    async def test_an_exception_rolls_all_of_it_back(self, bench: Workbench) -> None:
+        log, consumer, results = await self._log(bench)
+        (delivery,) = await bench.take(consumer, 1)
+        async with log.transaction(delivery, "urn:test") as tx:
+            await tx.execute("CREATE TABLE conformance_paid (id VARCHAR(64))")
+        await bench.publish(make_topic("orders.created"))
+        (delivery,) = await bench.take(consumer, 1)
+        with pytest.raises(_OwnError):
+            async with log.transaction(delivery, "urn:test") as tx:
+                await tx.execute("INSERT INTO conformance_paid VALUES (?)", ["lost"])
+                await tx.publish(make_topic("orders.paid"), {"n": 1})
+                raise _OwnError
+        await bench.nothing(results, "it was rolled back")
+        await bench.settle(consumer, [delivery], "nack", failure=failure("rolled back"))
+        await bench.consume(consumer, 1)
+        assert await self._rows(bench, log, consumer) == set()
+
+    async def test_a_lost_lease_commits_nothing(self, bench: Workbench) -> None:
+        log, consumer, results = await self._log(bench)
+        (delivery,) = await bench.take(consumer, 1)
+        await bench.settle(consumer, [delivery], "nack")
+        with pytest.raises(LeaseLostError):
+            async with log.transaction(delivery, "urn:test") as tx:
+                await tx.publish(make_topic("orders.paid"), {"n": 1})
+        await bench.nothing(results, "the delivery was no longer ours")
+        await bench.consume(consumer, 1)
+
+    async def _rows(self, bench: Workbench, log: SqlLog, consumer: Consumer) -> set[str]:
+        """What another delivery's transaction finds in the table."""
+        await bench.publish(make_topic("orders.created"))
+        (delivery,) = await bench.take(consumer, 1)
+        async with log.transaction(delivery, "urn:test") as tx:
+            return {row[0] for row in await tx.fetch("SELECT id FROM conformance_paid")}
+
+    async def _log(self, bench: Workbench) -> tuple[SqlLog, Consumer, Consumer]:
+        bench.need_each()
+        bench.need(bench.capabilities.transactions, "transactions")
+        topics = [make_topic("orders.created"), make_topic("orders.paid")]
+        wishes = [bench.subscription(topic) for topic in topics]
+        await bench.open(*topics, subscriptions=wishes)
+        consumer, results = [await bench.consumer(wish) for wish in wishes]
+        await bench.publish(topics[0])
+        return cast(SqlLog, consumer), consumer, results
+
+    async def test_a_token_is_accepted_once(self, bench: Workbench) -> None:
+        bench.need_groups()
+        bench.need(bench.capabilities.once_tokens, "once_tokens")
+        topic, subscription = await bench.setup()
+        sent = [bench.message(topic, n) for n in range(2)]
+        batch = [(topic, message) for message in sent]
+        first, second = cast(OnceTokens, bench.main), cast(OnceTokens, await bench.another())
+        assert await first.publish_once("token-1", batch) is True
+        assert await first.publish_once("token-1", batch) is False
+        assert await second.publish_once("token-1", batch) is False, "known to every process"
+        assert await second.publish_once("token-2", batch) is True
+        consumer = await bench.consumer(subscription)
+        assert ids(await bench.consume(consumer, 4)) == ids(sent) * 2
+        await bench.nothing(consumer, "a known token publishes nothing")
+        if bench.capabilities.durable:
+            await bench.reopen()
+            again = cast(OnceTokens, bench.main)
+            assert await again.publish_once("token-1", batch) is False, "also after reopening"

@@ -1,0 +1,35 @@
+"""What every test has: the servers, and one seed that the header prints."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+
+import hypothesis
+import pytest
+
+pytest_plugins = ["tests.services.plugin"]
+
+_SEED_VARIABLE = "POSTROAD_TEST_SEED"
+_SEED = int(os.environ.get(_SEED_VARIABLE) or secrets.randbelow(2**32))
+
+# A busy machine makes an example slow, not wrong.
+hypothesis.settings.register_profile("postroad", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("postroad")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--hypothesis-seed") is None:
+        config.option.hypothesis_seed = str(_SEED)
+
+
+def pytest_report_header() -> str:
+    return f"seed: {_SEED} (repeat with {_SEED_VARIABLE}={_SEED})"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Start each test from the run's seed, whichever tests ran before it."""
+    random.seed(_SEED)

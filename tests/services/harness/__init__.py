@@ -1,0 +1,1 @@
+"""The machinery that finds, starts, watches and stops the servers of the tests."""

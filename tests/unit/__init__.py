@@ -1,0 +1,1 @@
+"""Tests of one unit each, without I/O; the folders mirror src/postroad."""
