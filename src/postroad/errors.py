@@ -42,7 +42,13 @@ from collections.abc import Mapping, Sequence
 
 
 class PostroadError(Exception):
-    """The root: catching it catches everything that Postroad raises on purpose."""
+    """The root: catching it catches everything that Postroad raises on purpose.
+
+    Attributes:
+        transient: whether the same call may succeed later with nothing changed but time.
+    """
+
+    transient = False
 
 
 class DeclarationError(PostroadError):
@@ -160,9 +166,13 @@ class PublishError(TransportError):
 class TransportUnavailableError(TransportError):
     """The road cannot be reached now. Worth trying again."""
 
+    transient = True
+
 
 class BacklogFullError(TransportError):
     """A bounded queue is full and its declared policy is to refuse."""
+
+    transient = True
 
 
 class GroupActiveError(TransportError):
@@ -192,9 +202,13 @@ class StorageError(PostroadError):
 class StorageBusyError(StorageError):
     """Locked by another process for longer than the busy timeout. Worth trying again."""
 
+    transient = True
+
 
 class StorageFullError(StorageError):
     """No room left on the disk. What was accepted before is safe; worth trying again."""
+
+    transient = True
 
 
 class StorageCorruptError(StorageError):

@@ -67,8 +67,9 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return from_us(self.at_us)
 
 
-class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """One arrival of a message at a consumer.
+class Delivery(msgspec.Struct, kw_only=True, eq=False):
+    """One arrival of a message at a consumer. Only the engine changes one: a failure that is
+    retried in process is added to `attempts` and `failures`.
 
     Attributes:
         message: the envelope.
@@ -129,9 +130,11 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     """The answer to one delivery.
 
     `ack` is final and counted as `outcome`. `nack` gives it back, to come again not before
-    `delay`; with a `failure` it costs one attempt, which the road records where it can
-    (`Capabilities.attempts`), without one it costs nothing (a hand-back). `reject` is final: the
-    message becomes a dead letter of its group with `failure` as the reason.
+    `delay`; with a `failure` it costs one attempt, without one it costs nothing (a hand-back).
+    `reject` is final: the message becomes a dead letter of its group with `failure` as the reason.
+
+    What a road records (`Capabilities.attempts`) is the delivery's own `attempts` and `failures`
+    as they stand in the settlement, plus `failure` if there is one.
     """
 
     delivery: Delivery

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from operator import attrgetter, itemgetter
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 import msgspec
 
@@ -95,6 +95,24 @@ class Options:
 
 
 NO_OPTIONS = Options()
+
+
+class PublishOptions(TypedDict, total=False):
+    """The fields of `Options`, under the same names."""
+
+    key: str | None
+    headers: Mapping[str, str]
+    id: str | None
+    subject: str | None
+    time: datetime | None
+    delay: timedelta | None
+    deliver_at: datetime | None
+    expires_in: timedelta | None
+    expires_at: datetime | None
+    priority: int
+    correlation_id: str | None
+    causation_id: str | None
+    traceparent: str | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -197,7 +197,7 @@ class Transaction(Protocol):
         ...
 
     async def publish(self, topic: Topic[Any], payload: Any) -> None:
-        """Publish with the commit, or not at all."""
+        """Publish a payload (or a ready `Message`) with the commit, or not at all."""
         ...
 
 

@@ -30,7 +30,7 @@ class Prefix:
         touched: set[Partition] = set()
         for settlement in settlements:
             delivery = settlement.delivery
-            self._answers[_identity(delivery)] = settlement
+            self._answers[id(delivery)] = settlement
             touched.add((delivery.topic, delivery.partition))
         return [answer for place in sorted(touched) for answer in self._advance(place)]
 
@@ -38,16 +38,11 @@ class Prefix:
         """These are no longer ours: drop what was held back for them."""
         for place in partitions:
             for delivery in self._in_hand.pop(place, ()):
-                self._answers.pop(_identity(delivery), None)
+                self._answers.pop(id(delivery), None)
 
     def _advance(self, place: Partition) -> list[Settlement]:
         line = self._in_hand.get(place, deque())
         free = []
-        while line and _identity(line[0]) in self._answers:
-            free.append(self._answers.pop(_identity(line.popleft())))
+        while line and id(line[0]) in self._answers:
+            free.append(self._answers.pop(id(line.popleft())))
         return free
-
-
-def _identity(delivery: Delivery) -> int:
-    # The message object: a delivery is copied when a failure is added to it, its message is not.
-    return id(delivery.message)

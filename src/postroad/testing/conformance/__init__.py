@@ -19,16 +19,22 @@ test prints and `POSTROAD_SEED` repeats.
 
 import pytest
 
-# Before the modules with assertions are imported, so that a failure shows its values.
-pytest.register_assert_rewrite(
+_WITH_ASSERTIONS = (
     *(
-        f"{__name__}.{module}"
-        for module in (
-            "actors auditing bench closing dead_letters durability groups history lag leases "
-            "ordering patterns processes roundtrip settling timing transactions waiting"
-        ).split()
-    )
+        "actors",
+        "auditing",
+        "bench",
+        "closing",
+        "dead_letters",
+        "durability",
+        "filtering",
+        "groups",
+    ),
+    *("history", "lag", "leases", "ordering", "patterns", "processes", "roundtrip"),
+    *("settling", "timing", "transactions", "waiting"),
 )
+# Before they are imported, so that a failure shows its values.
+pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _WITH_ASSERTIONS))
 
 from postroad.testing.conformance.bench import Workbench  # noqa: E402
 from postroad.testing.conformance.road import Road  # noqa: E402

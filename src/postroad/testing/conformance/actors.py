@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from postroad.core.delivery import Delivery, Partition, Settlement
 from postroad.core.notices import Assigned, Lost, Revoking
 from postroad.core.transport import Consumer
-from postroad.testing.conformance.waiting import PATIENCE, eventually
+from postroad.testing.conformance.waiting import PATIENCE
 
 _BYTES = 64 << 20
 _WAIT = timedelta(milliseconds=50)
@@ -55,18 +56,22 @@ class Actor:
         if self.failed:
             self._running.result()
 
-    async def settled(self, count: int, within: float = PATIENCE) -> None:
+    async def settled(self, count: int, patience: float = PATIENCE) -> None:
         """Return once it has acknowledged at least so many.
 
         Raises:
-            AssertionError: it has not within so many seconds, or a check of it failed.
+            AssertionError: for so many seconds no more came, or a check of it failed.
         """
-        await eventually(
-            lambda: self.failed or len(self.done) >= count,
-            f"{count} messages received and acknowledged",
-            within,
-        )
+        had, since = 0, time.monotonic()
+        while len(self.done) < count and not self.failed:
+            if len(self.done) > had:
+                had, since = len(self.done), time.monotonic()
+            elif time.monotonic() - since > patience:
+                break
+            await asyncio.sleep(0.01)
         self.check()
+        lost = count - len(self.done)
+        assert lost <= 0, f"{lost} of {count} messages lost: none came for {patience} s"
 
     async def leave(self) -> None:
         """Finish the batch in hand and leave the group. Raises what its checks found."""

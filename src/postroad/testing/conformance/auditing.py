@@ -82,7 +82,8 @@ class Auditing:
         consumer = await bench.consumer(subscription)
         await bench.publish(topic, 4)
         for _ in range(3):
-            await bench.settle(consumer, await bench.take(consumer, 4), "nack")
+            held = await bench.take(consumer, 4)
+            await bench.settle(consumer, held, "nack", failure=failure("again"))
         await bench.consume(consumer, 4)
         account = await bench.account(topic)
         assert account.duplicates == 12, "deliveries beyond the first of a message"

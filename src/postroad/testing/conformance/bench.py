@@ -7,7 +7,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, NoReturn, cast
 
@@ -22,7 +22,6 @@ from postroad.core.subscription import Subscription
 from postroad.core.topic import Topic
 from postroad.core.transport import Audited, Consumer, Plan, Source, Transport
 from postroad.testing.conformance.road import Road
-from postroad.testing.conformance.waiting import PATIENCE
 
 BYTES = 64 << 20
 STEP = timedelta(milliseconds=200)
@@ -176,13 +175,14 @@ class Workbench:
         return list(messages)
 
     async def take(
-        self, consumer: Consumer, count: int, limit: int | None = None, within: float = PATIENCE
+        self, consumer: Consumer, count: int, limit: int | None = None
     ) -> list[Delivery]:
         """Exactly so many deliveries, unsettled."""
         found: list[Delivery] = []
-        deadline = time.monotonic() + within
+        patience = self.road.patience
+        deadline = time.monotonic() + patience
         while len(found) < count:
-            assert time.monotonic() < deadline, f"{len(found)} of {count} came in {within} s"
+            assert time.monotonic() < deadline, f"{len(found)} of {count} came in {patience} s"
             most = min(limit or count, count - len(found))
             batch = await consumer.receive(most, BYTES, STEP)
             assert len(batch) <= most, f"receive(limit={most}) gave {len(batch)}"

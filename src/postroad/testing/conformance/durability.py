@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
+from datetime import timedelta
 
 from postroad.core.clock import duration_us
 from postroad.core.message import Message
@@ -121,10 +122,15 @@ class Durability:
             confirmed = set(await process.kill())
         consumer = await bench.consumer(subscription)
         found: list[str] = []
-        while len(confirmed | set(found)) < 300:
-            found += ids(await bench.consume(consumer, 1, limit=1))
-        assert confirmed | set(found) == set(ids(sent)), "nothing is lost"
+        patience = bench.road.lease + timedelta(seconds=1)
+        while batch := await consumer.receive(50, 1 << 20, patience):
+            await bench.settle(consumer, batch)
+            found += ids(batch)
         assert not confirmed & set(found), "what was confirmed does not come again"
+        unsaid = set(ids(sent)) - confirmed - set(found)
+        assert len(unsaid) <= 7, "no more missing than one batch settled and not printed"
+        if bench.capabilities.audit == "exact":
+            assert (await bench.account(topic)).outcomes.get("handled") == 300, "nothing is lost"
 
     async def test_an_ordered_group_outlives_a_killed_owner(self, bench: Workbench) -> None:
         self._need_processes(bench)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from postroad.core.delivery import Settlement
-from postroad.errors import PostroadError
+from postroad.core.topic import Topic
+from postroad.errors import BacklogFullError, PostroadError, PublishError
 from postroad.testing.conformance.actors import Actor
 from postroad.testing.conformance.bench import BYTES, Workbench, ids, make_topic
 from postroad.testing.conformance.waiting import PATIENCE, eventually
@@ -101,7 +103,7 @@ class Groups:
         messages = [bench.message(topic, n, key=f"key-{n % 100}") for n in range(count)]
         actor = Actor(consumer)
         await asyncio.gather(*(bench.main.publish([(topic, one)]) for one in messages))
-        await actor.settled(count, PATIENCE * 2)
+        await actor.settled(count, bench.road.patience)
         await actor.leave()
         found = actor.done
         await bench.nothing(await bench.consumer(subscription), "all was acknowledged")
@@ -112,6 +114,42 @@ class Groups:
             assert account.accepted == count
             assert account.outcomes.get("handled") == count
             assert account.duplicates == repeated, "duplicates are counted, not hidden"
+
+    async def test_the_backlog_is_what_is_declared(self, bench: Workbench) -> None:
+        bench.need_groups()
+        topic, subscription = await bench.setup()
+        accepted: list[str] = []
+        publishing = asyncio.create_task(self._fill(bench, topic, accepted))
+        await asyncio.wait([publishing], timeout=bench.road.patience / 5)
+        if bench.capabilities.backlog == "refused":
+            assert len(accepted) < bench.road.backlog, "a bounded queue is full at some time"
+        consumer = await bench.consumer(subscription)
+        if bench.capabilities.backlog == "dropped":
+            await publishing
+            await bench.publish(topic)
+            assert len(await bench.take(consumer, 1)) == 1, "what is new comes"
+            return
+        found: set[str] = set()
+        while not publishing.done() or len(found) < len(accepted):
+            batch = await consumer.receive(500, BYTES, timedelta(milliseconds=100))
+            assert batch or not publishing.done(), f"{len(accepted) - len(found)} accepted, lost"
+            await bench.settle(consumer, batch)
+            found |= set(ids(batch))
+        assert found == set(accepted)
+
+    async def _fill(self, bench: Workbench, topic: Topic[Any], accepted: list[str]) -> None:
+        """Publish until the backlog is as long as the road says or the queue is full."""
+        longest = bench.road.backlog if bench.capabilities.backlog == "refused" else 2_000
+        while len(accepted) < longest:
+            messages = [bench.message(topic, n) for n in range(100)]
+            try:
+                await bench.main.publish([(topic, message) for message in messages])
+                accepted += ids(messages)
+            except PublishError as error:
+                assert not error.unknown
+                assert all(isinstance(e, BacklogFullError) for e in error.failed.values())
+                accepted += [m.id for n, m in enumerate(messages) if n not in error.failed]
+                return
 
     async def test_a_slow_consumer_hoards_nothing(self, bench: Workbench) -> None:
         bench.need_each()

@@ -55,8 +55,8 @@ async def worker(job: Job) -> AsyncIterator[Worker]:
     """A worker process, killed on leaving."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-m",
-        "postroad.testing.conformance.worker",
+        "-c",
+        "from postroad.testing.conformance.worker import main; main()",
         msgspec.json.encode(job).decode(),
         stdout=asyncio.subprocess.PIPE,
     )

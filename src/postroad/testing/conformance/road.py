@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from postroad.core.transport import Transport
+from postroad.testing.conformance.waiting import PATIENCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,8 @@ class Road:
             no server.
         lease: a lease short enough to wait for and long enough not to run out by accident.
         burst: how many messages are published at once in the test of it.
+        backlog: where a full queue refuses or waits (`Capabilities.backlog`), more than it holds.
+        patience: seconds without progress after which what should come is given up.
     """
 
     make: Callable[[], Transport]
@@ -29,3 +32,5 @@ class Road:
     restart: Callable[[], Awaitable[None]] | None = None
     lease: timedelta = timedelta(seconds=1)
     burst: int = 10_000
+    backlog: int = 20_000
+    patience: float = PATIENCE

@@ -127,6 +127,17 @@ class Settling:
         assert Counter(ids(again)) == Counter(ids(found[::2]))
         await bench.nothing(consumer, "the others were acknowledged")
 
+    async def test_an_ack_settles_nothing_before_it(self, bench: Workbench) -> None:
+        bench.need_each()
+        topic, subscription = await bench.setup()
+        consumer = await bench.consumer(subscription)
+        await bench.publish(topic, 10)
+        found = await bench.take(consumer, 10)
+        await bench.settle(consumer, found[6:])
+        await consumer.close()
+        other = await bench.consumer(subscription)
+        assert sorted(ids(await bench.consume(other, 6))) == sorted(ids(found[:6]))
+
     async def test_outcomes_are_counted_apart(self, bench: Workbench) -> None:
         bench.need_each()
         bench.need(bench.capabilities.audit == "exact", "an exact audit")

@@ -16,6 +16,7 @@ from postroad.testing.conformance.bench import Workbench
 from postroad.testing.conformance.closing import Closing
 from postroad.testing.conformance.dead_letters import DeadLettering
 from postroad.testing.conformance.durability import Durability
+from postroad.testing.conformance.filtering import Filtering
 from postroad.testing.conformance.groups import Groups
 from postroad.testing.conformance.history import History
 from postroad.testing.conformance.lag import Lags
@@ -40,6 +41,7 @@ class TransportConformance(
     Timing,
     DeadLettering,
     Durability,
+    Filtering,
     Patterns,
     Transactions,
     Auditing,

@@ -3,11 +3,12 @@ a publish with its token."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import cast
 
 import pytest
 
-from postroad.core.delivery import Settlement
+from postroad.core.delivery import Delivery, Settlement
 from postroad.core.transport import AtomicSettle, Consumer, OnceTokens, SqlLog
 from postroad.errors import LeaseLostError
 from postroad.testing.conformance.bench import Workbench, failure, ids, make_topic
@@ -45,6 +46,17 @@ class Transactions:
         await bench.settle(consumer, found[1:])
         await bench.consume(consumer, 1)
 
+    async def test_settling_atomically_twice_publishes_once(self, bench: Workbench) -> None:
+        atomic, consumer, results = await self._atomic(bench)
+        found = await bench.take(consumer, 3)
+        topic = make_topic("orders.paid")
+        answers = [Settlement(found[0])]
+        await atomic.settle_and_publish(answers, [(topic, bench.message(topic))])
+        await atomic.settle_and_publish(answers, [(topic, bench.message(topic))])
+        await bench.consume(results, 1)
+        await bench.nothing(results, "a second answer changes nothing, so it publishes nothing")
+        await bench.settle(consumer, found[1:])
+
     async def _atomic(self, bench: Workbench) -> tuple[AtomicSettle, Consumer, Consumer]:
         bench.need_each()
         bench.need(bench.capabilities.atomic_settle, "atomic_settle")
@@ -79,24 +91,45 @@ class Transactions:
         await bench.publish(make_topic("orders.created"))
         (delivery,) = await bench.take(consumer, 1)
         with pytest.raises(_OwnError):
-            async with log.transaction(delivery, "urn:test") as tx:
-                await tx.execute("INSERT INTO conformance_paid VALUES (?)", ["lost"])
-                await tx.publish(make_topic("orders.paid"), {"n": 1})
-                raise _OwnError
+            await self._fail(log, delivery)
         await bench.nothing(results, "it was rolled back")
         await bench.settle(consumer, [delivery], "nack", failure=failure("rolled back"))
         await bench.consume(consumer, 1)
         assert await self._rows(bench, log, consumer) == set()
 
-    async def test_a_lost_lease_commits_nothing(self, bench: Workbench) -> None:
+    async def _fail(self, log: SqlLog, delivery: Delivery) -> None:
+        async with log.transaction(delivery, "urn:test") as tx:
+            await tx.execute("INSERT INTO conformance_paid VALUES (?)", ["lost"])
+            await tx.publish(make_topic("orders.paid"), {"n": 1})
+            raise _OwnError
+
+    async def test_what_was_answered_commits_nothing(self, bench: Workbench) -> None:
         log, consumer, results = await self._log(bench)
+        await bench.publish(make_topic("orders.created"), 4)
+        held = await bench.take(consumer, 5)
+        await bench.settle(consumer, held[:1], "nack")
+        await bench.settle(consumer, held[1:2], "nack", failure=failure("again"))
+        await bench.settle(consumer, held[2:3])
+        for delivery in held[:3]:
+            with pytest.raises(LeaseLostError):
+                await self._publish(log, delivery)
+        await bench.nothing(results, "the deliveries were no longer ours")
+        await bench.settle(consumer, held[3:])
+        await bench.consume(consumer, 2)
+
+    async def test_a_lost_lease_commits_nothing(self, bench: Workbench) -> None:
+        log, consumer, results = await self._log(bench, bench.road.lease)
         (delivery,) = await bench.take(consumer, 1)
-        await bench.settle(consumer, [delivery], "nack")
+        other = await bench.consumer(bench.subscription(make_topic("orders.created")))
+        (again,) = await bench.take(other, 1)
         with pytest.raises(LeaseLostError):
-            async with log.transaction(delivery, "urn:test") as tx:
-                await tx.publish(make_topic("orders.paid"), {"n": 1})
+            await self._publish(log, delivery)
         await bench.nothing(results, "the delivery was no longer ours")
-        await bench.consume(consumer, 1)
+        await bench.settle(other, [again])
+
+    async def _publish(self, log: SqlLog, delivery: Delivery) -> None:
+        async with log.transaction(delivery, "urn:test") as tx:
+            await tx.publish(make_topic("orders.paid"), {"n": 1})
 
     async def _rows(self, bench: Workbench, log: SqlLog, consumer: Consumer) -> set[str]:
         """What another delivery's transaction finds in the table."""
@@ -105,13 +138,16 @@ class Transactions:
         async with log.transaction(delivery, "urn:test") as tx:
             return {row[0] for row in await tx.fetch("SELECT id FROM conformance_paid")}
 
-    async def _log(self, bench: Workbench) -> tuple[SqlLog, Consumer, Consumer]:
+    async def _log(
+        self, bench: Workbench, lease: timedelta = timedelta(seconds=30)
+    ) -> tuple[SqlLog, Consumer, Consumer]:
         bench.need_each()
         bench.need(bench.capabilities.transactions, "transactions")
         topics = [make_topic("orders.created"), make_topic("orders.paid")]
         wishes = [bench.subscription(topic) for topic in topics]
         await bench.open(*topics, subscriptions=wishes)
-        consumer, results = [await bench.consumer(wish) for wish in wishes]
+        consumer = await bench.consumer(wishes[0], lease=lease)
+        results = await bench.consumer(wishes[1])
         await bench.publish(topics[0])
         return cast(SqlLog, consumer), consumer, results
 

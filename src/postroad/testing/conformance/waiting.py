@@ -6,9 +6,6 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-T = TypeVar("T")
 
 PATIENCE = 15.0
 """Seconds after which a condition that should come true is given up."""
@@ -16,18 +13,17 @@ _PAUSE = 0.01
 
 
 async def eventually(
-    condition: Callable[[], T | Awaitable[T]], what: str, within: float = PATIENCE
-) -> T:
-    """The first true value of `condition`, asked again until `within` seconds are over.
+    condition: Callable[[], object | Awaitable[object]], what: str, within: float = PATIENCE
+) -> None:
+    """Ask `condition`, a function or a coroutine function, until it is true.
 
     Raises:
-        AssertionError: it never was; the message names `what`.
+        AssertionError: it was not within so many seconds; the message names `what`.
     """
     deadline = time.monotonic() + within
     while True:
         found = condition()
-        value: T = await found if inspect.isawaitable(found) else found
-        if value:
-            return value
+        if await found if inspect.isawaitable(found) else found:
+            return
         assert time.monotonic() < deadline, f"not within {within} s: {what}"
         await asyncio.sleep(_PAUSE)

@@ -1,6 +1,6 @@
-"""A process of its own for tests that kill one: `python -m postroad.testing.conformance.worker`.
+"""A process of its own, for tests that kill one.
 
-Arguments are one JSON object (`Job`). What it did it prints, a message id a line, after the road
+Its argument is one JSON object (`Job`). What it did it prints, a message id a line, after the road
 has confirmed it; then it waits for its end. The first line is `ready`.
 """
 
@@ -96,5 +96,6 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Do the job of the first argument."""
     asyncio.run(run(msgspec.json.decode(sys.argv[1], type=Job)))

@@ -1,0 +1,115 @@
+"""`postroad tail`: one line a message."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from postroad.cli.options import Json, RoadAndPattern, command_app, road_and_pattern
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from postroad.app import Postroad
+    from postroad.core.delivery import Delivery, Start
+
+app = command_app("tail")
+
+_PAGE = 500
+
+
+@app.command()
+def tail(
+    words: RoadAndPattern = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="START", help="earliest, latest, an ISO instant, partition:offset."
+        ),
+    ] = "latest",
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-follow", help="Wait for more, or stop at the end.")
+    ] = True,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", min=1, help="Stop after so many.")
+    ] = None,
+    payload: Annotated[bool, typer.Option("--payload", help="Show payloads too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print messages as they arrive, without a group and without effect.
+
+    A line has the time, topic, partition:offset, key, type and size. Payloads are shown only on
+    request, since they may hold what nobody else should see. --json prints one object a line.
+    """
+    from postroad.cli.roads import on_road
+    from postroad.cli.values import start as read_start
+
+    reference, pattern = road_and_pattern(words)
+    begin = read_start(start)
+    show = _json_printer(payload) if as_json else _line_printer(payload)
+
+    async def act(road: Postroad) -> None:
+        source = _live(road, pattern, begin) if follow else _kept(road, pattern, begin)
+        left = limit
+        async for delivery in source:
+            show(delivery)
+            if left is not None:
+                left -= 1
+                if left == 0:
+                    return
+
+    on_road(reference, act)
+
+
+async def _live(road: Postroad, pattern: str, start: Start) -> AsyncIterator[Delivery]:
+    await _known(road, pattern)
+    async for delivery in road.stream_messages(pattern, start=start):
+        yield delivery
+
+
+async def _kept(road: Postroad, pattern: str, start: Start) -> AsyncIterator[Delivery]:
+    from postroad.operations.history import read
+
+    for name in await _known(road, pattern):
+        async for delivery in read(road, name, start, page=_PAGE):
+            yield delivery
+
+
+async def _known(road: Postroad, pattern: str) -> list[str]:
+    """The topics that fit; a name that is none is a mistake, a pattern may wait for its first."""
+    from postroad.core.pattern import is_pattern
+    from postroad.operations.loading import no_such_topic
+
+    names = [info.name for info in await road.topic_infos(pattern)]
+    if not names and not is_pattern(pattern):
+        raise no_such_topic(pattern, [info.name for info in await road.topic_infos("#")])
+    return names
+
+
+def _json_printer(payload: bool) -> Callable[[Delivery], None]:
+    from postroad.cli.output import print_line
+    from postroad.cli.shapes import delivery_shape
+
+    return lambda delivery: print_line(delivery_shape(delivery, payload=payload))
+
+
+def _line_printer(payload: bool) -> Callable[[Delivery], None]:
+    from rich.text import Text
+
+    from postroad.cli.output import console, plain, size
+
+    out = console()
+
+    def show(delivery: Delivery) -> None:
+        message = delivery.message
+        line = Text(f"{message.time:%H:%M:%S}.{message.time.microsecond // 1000:03}", style="dim")
+        line.append(f"  {delivery.topic}", style="cyan")
+        line.append(f"  {delivery.position or '-'}  ")
+        line.append(f"key={plain(message.key)}  " if message.key is not None else "no key  ")
+        line.append(f"{plain(message.type)}  {size(len(message.data))}")
+        if payload:
+            line.append(f"  {plain(message.data.decode(errors='backslashreplace'))}")
+        out.print(line, soft_wrap=True)
+
+    return show

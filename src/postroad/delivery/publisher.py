@@ -1,0 +1,185 @@
+"""Publishing: many tasks that publish at once share one batch, and so one commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from postroad.core.delivery import Receipt
+from postroad.core.hooks import Hooks
+from postroad.core.message import Message
+from postroad.core.topic import Topic
+from postroad.core.transport import Transport
+from postroad.errors import ClosedError, PostroadError, PublishError
+
+CHUNK = 1000
+"""Messages in one batch at the most: a commit's cost is spread thin by then, and one caller's
+flood does not hold up the others for long."""
+
+_Entry = tuple[Topic[Any], Message]
+
+
+class Publisher:
+    """Collects single publishes into batches and sends them one after another, in order.
+
+    While a batch is on its way the next one fills, so the batch size follows the road's latency:
+    a lone publisher never waits for company, a thousand tasks share a commit.
+    """
+
+    def __init__(self, transport: Transport, hooks: Hooks) -> None:
+        self._transport = transport
+        self._hooks = hooks
+        self._entries: list[_Entry] = []
+        self._waiters: list[asyncio.Future[Receipt] | None] = []
+        self._sending: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def publish(self, topic: Topic[Any], message: Message) -> Receipt:
+        """Return when the road has accepted it. Cancelling leaves open whether it was.
+
+        Raises:
+            PublishError: it was not accepted, or nobody knows.
+        """
+        waiter = asyncio.get_running_loop().create_future()
+        self._add((topic, message), waiter)
+        receipt: Receipt = await waiter
+        return receipt
+
+    def post(self, topic: Topic[Any], message: Message) -> None:
+        """Fire and forget: a failure is counted by the hooks and told to nobody else."""
+        self._add((topic, message), None)
+
+    async def publish_many(self, entries: Iterator[_Entry]) -> list[Receipt]:
+        """Publish in chunks, in order; the next one is made while the last one commits.
+
+        Raises:
+            PublishError: indices count from the first entry; the chunks before are accepted.
+        """
+        receipts: list[Receipt] = []
+        running: asyncio.Task[Sequence[Receipt]] | None = None
+        chunk = list(islice(entries, CHUNK))
+        while chunk or running is not None:
+            following = None
+            if chunk:
+                before = running
+                following = asyncio.create_task(self._after(before, chunk))
+                # The sending starts before the next chunk is encoded.
+                await asyncio.sleep(0)
+                chunk = list(islice(entries, CHUNK))
+            if running is not None:
+                receipts.extend(await self._collect(running, following, len(receipts)))
+            running = following
+        return receipts
+
+    async def _after(
+        self, before: asyncio.Task[Sequence[Receipt]] | None, chunk: list[_Entry]
+    ) -> Sequence[Receipt]:
+        if before is not None:
+            await asyncio.wait({before})
+            if before.cancelled() or before.exception() is not None:
+                return ()
+        return await self._send_now(chunk)
+
+    async def _collect(
+        self,
+        running: asyncio.Task[Sequence[Receipt]],
+        following: asyncio.Task[Sequence[Receipt]] | None,
+        offset: int,
+    ) -> Sequence[Receipt]:
+        try:
+            return await running
+        except PublishError as error:
+            if following is not None:
+                await following
+            raise PublishError(
+                {offset + index: cause for index, cause in error.failed.items()},
+                {offset + index: cause for index, cause in error.unknown.items()},
+            ) from None
+        except asyncio.CancelledError:
+            if following is not None:
+                following.cancel()
+            raise
+
+    async def close(self) -> None:
+        """Send what was given, then take no more. Idempotent."""
+        self._closed = True
+        while self._sending is not None:
+            await asyncio.wait({self._sending})
+
+    def _add(self, entry: _Entry, waiter: asyncio.Future[Receipt] | None) -> None:
+        if self._closed:
+            raise ClosedError("the road is closed; publish inside `async with road`")
+        self._entries.append(entry)
+        self._waiters.append(waiter)
+        if self._sending is None:
+            self._sending = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        try:
+            while self._entries:
+                entries, waiters = self._entries[:CHUNK], self._waiters[:CHUNK]
+                del self._entries[:CHUNK], self._waiters[:CHUNK]
+                await self._send(entries, waiters)
+        finally:
+            self._sending = None
+
+    async def _send(
+        self, entries: list[_Entry], waiters: list[asyncio.Future[Receipt] | None]
+    ) -> None:
+        try:
+            receipts = await self._send_now(entries)
+        except PublishError as error:
+            _answer_partly(error, waiters)
+        except (Exception, asyncio.CancelledError) as error:
+            for waiter in waiters:
+                if waiter is not None and not waiter.done():
+                    waiter.set_exception(_unknown(error))
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        else:
+            for waiter, receipt in zip(waiters, receipts, strict=True):
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(receipt)
+
+    async def _send_now(self, entries: Sequence[_Entry]) -> Sequence[Receipt]:
+        try:
+            receipts = await self._transport.publish(entries)
+        except Exception as error:
+            self._count_failures(entries, error)
+            raise
+        for name, count in Counter(topic.name for topic, _ in entries).items():
+            self._hooks.published(name, count)
+        return receipts
+
+    def _count_failures(self, entries: Sequence[_Entry], error: Exception) -> None:
+        indices: Sequence[int] = range(len(entries))
+        if isinstance(error, PublishError):
+            indices = [*error.failed, *error.unknown]
+            accepted = Counter(topic.name for topic, _ in entries)
+            accepted.subtract(entries[index][0].name for index in indices)
+            for name, count in accepted.items():
+                if count:
+                    self._hooks.published(name, count)
+        for name, count in Counter(entries[index][0].name for index in indices).items():
+            self._hooks.publish_failed(name, count, error)
+
+
+def _answer_partly(error: PublishError, waiters: Sequence[asyncio.Future[Receipt] | None]) -> None:
+    for index, waiter in enumerate(waiters):
+        if waiter is None or waiter.done():
+            continue
+        if index in error.failed:
+            waiter.set_exception(PublishError(failed={0: error.failed[index]}))
+        elif index in error.unknown:
+            waiter.set_exception(PublishError(unknown={0: error.unknown[index]}))
+        else:
+            waiter.set_result(Receipt())
+
+
+def _unknown(error: BaseException) -> PublishError:
+    if isinstance(error, PostroadError):
+        return PublishError(failed={0: error})
+    return PublishError(unknown={0: ClosedError(f"interrupted: {type(error).__name__}")})

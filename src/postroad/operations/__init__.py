@@ -1,0 +1,1 @@
+"""Floor 6: what people who run Postroad need: workers, checks, measurements."""

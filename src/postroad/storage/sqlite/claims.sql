@@ -1,0 +1,32 @@
+-- name: insert
+INSERT INTO postroad_claims VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: returned
+SELECT c.id, c.stream_id, c.first_offset, c.size, c.starts, c.lost, c.settled,
+       s.partition, s.priority
+FROM postroad_claims c JOIN postroad_streams s ON s.id = c.stream_id
+WHERE c.group_id = ? AND c.session_id IS NULL ORDER BY c.stream_id, c.first_offset;
+
+-- name: any_returned
+SELECT 1 FROM postroad_claims WHERE group_id = ? AND session_id IS NULL LIMIT 1;
+
+-- name: take_whole
+UPDATE postroad_claims SET id = ?, session_id = ?, lost = 0 WHERE id = ?;
+
+-- name: delete
+DELETE FROM postroad_claims WHERE id = ?;
+
+-- name: settle_whole
+DELETE FROM postroad_claims WHERE id = ? AND session_id = ? AND settled IS NULL;
+
+-- name: settled
+SELECT settled, starts FROM postroad_claims WHERE id = ? AND session_id = ?;
+
+-- name: settle_part
+UPDATE postroad_claims SET settled = ? WHERE id = ?;
+
+-- name: give_back
+UPDATE postroad_claims SET session_id = NULL, lost = lost | ? WHERE id = ? AND session_id = ?;
+
+-- name: of_group
+SELECT stream_id, first_offset, size, session_id, settled FROM postroad_claims WHERE group_id = ?;

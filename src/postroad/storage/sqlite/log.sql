@@ -1,0 +1,72 @@
+-- name: topic
+SELECT id, partitions, age_us, size, consumed FROM postroad_topics WHERE name = ?;
+
+-- name: topic_name
+SELECT name FROM postroad_topics WHERE id = ?;
+
+-- name: topics
+SELECT id, name, partitions FROM postroad_topics ORDER BY name;
+
+-- name: topic_insert
+INSERT INTO postroad_topics (name, partitions, age_us, size, consumed, created_us)
+VALUES (?, ?, ?, ?, ?, ?);
+
+-- name: topic_update
+UPDATE postroad_topics SET partitions = ?, age_us = ?, size = ?, consumed = ? WHERE id = ?;
+
+-- name: streams
+SELECT partition, priority, id, next_offset, last_us FROM postroad_streams WHERE topic_id = ?;
+
+-- name: stream_insert
+INSERT INTO postroad_streams (topic_id, partition, priority) VALUES (?, ?, ?);
+
+-- name: stream_advance
+UPDATE postroad_streams
+SET next_offset = next_offset + ?, published = published + ?, bytes = bytes + ?, last_us = ?
+WHERE id = ?;
+
+-- name: append
+INSERT INTO postroad_messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: origin_insert
+INSERT OR IGNORE INTO postroad_origins VALUES (?, ?, ?, ?, ?);
+
+-- name: origin
+SELECT type, source, content_type, schema FROM postroad_origins WHERE id = ?;
+
+-- name: schedule
+INSERT INTO postroad_scheduled
+    (topic_id, partition, priority, due_us,
+     id, origin, key, time_us, appended_us, expires_at_us, data, envelope)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: due
+SELECT number, topic_id, partition, priority,
+       id, origin, key, time_us, appended_us, expires_at_us, data, envelope
+FROM postroad_scheduled WHERE due_us <= ? ORDER BY due_us, number LIMIT ?;
+
+-- name: next_due
+SELECT min(due_us) FROM postroad_scheduled;
+
+-- name: scheduled_delete
+DELETE FROM postroad_scheduled WHERE number = ?;
+
+-- name: scheduled_cancel
+DELETE FROM postroad_scheduled WHERE id = ?;
+
+-- name: once_insert
+INSERT OR IGNORE INTO postroad_once VALUES (?, ?);
+
+-- name: once_expire
+DELETE FROM postroad_once WHERE token IN (SELECT token FROM postroad_once WHERE at_us < ? LIMIT 100);
+
+-- name: read
+SELECT position, id, origin, key, time_us, appended_us, expires_at_us, data, envelope
+FROM postroad_messages WHERE position >= ? AND position < ? ORDER BY position LIMIT ?;
+
+-- name: appended
+SELECT position, appended_us FROM postroad_messages
+WHERE position >= ? AND position < ? ORDER BY position LIMIT 1;
+
+-- name: count
+SELECT count(*) FROM postroad_messages WHERE position >= ? AND position < ?;

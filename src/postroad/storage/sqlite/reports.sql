@@ -1,0 +1,36 @@
+-- name: scheduled
+SELECT count(*) FROM postroad_scheduled WHERE topic_id = ?;
+
+-- name: topics
+SELECT t.id, t.name, t.partitions, coalesce(sum(s.next_offset - s.first_offset), 0)
+FROM postroad_topics t LEFT JOIN postroad_streams s ON s.topic_id = t.id
+GROUP BY t.id ORDER BY t.name;
+
+-- name: group_names
+SELECT name FROM postroad_groups WHERE topic_id = ? ORDER BY name;
+
+-- name: live
+SELECT source FROM postroad_sessions WHERE name = ? AND lease_until_us > ?;
+
+-- name: dead_letters
+SELECT d.number, t.name, g.name, s.partition, s.priority, d.offset, d.died_us, d.failures,
+       d.id, d.origin, d.key, d.time_us, d.appended_us, d.expires_at_us, d.data, d.envelope
+FROM postroad_dead_letters d
+JOIN postroad_streams s ON s.id = d.stream_id
+JOIN postroad_groups g ON g.id = d.group_id
+JOIN postroad_topics t ON t.id = g.topic_id
+ORDER BY d.appended_us, d.stream_id, d.offset;
+
+-- name: dead_group
+SELECT group_id FROM postroad_dead_letters WHERE number = ?;
+
+-- name: redrive
+INSERT INTO postroad_retries
+    (group_id, stream_id, offset, lane, due_us, session_id, attempts, starts, lost, failures,
+     id, origin, key, time_us, appended_us, expires_at_us, data, envelope)
+SELECT group_id, stream_id, offset, lane, ?, NULL, 0, 0, 0, NULL,
+       id, origin, key, time_us, appended_us, expires_at_us, data, envelope
+FROM postroad_dead_letters WHERE number = ?;
+
+-- name: dead_delete
+DELETE FROM postroad_dead_letters WHERE number = ?;

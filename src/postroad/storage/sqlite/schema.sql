@@ -1,0 +1,12 @@
+-- name: tables
+SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'postroad_meta';
+
+-- name: create_meta
+CREATE TABLE IF NOT EXISTS postroad_meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+
+-- name: version
+SELECT value FROM postroad_meta WHERE key = 'version';
+
+-- name: set_version
+INSERT INTO postroad_meta (key, value) VALUES ('version', ?)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value;

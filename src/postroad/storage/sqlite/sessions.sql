@@ -1,0 +1,65 @@
+-- name: join
+INSERT INTO postroad_sessions (name, source, owner, lease_us, lease_until_us)
+VALUES (?, ?, ?, ?, ?);
+
+-- name: lease
+SELECT lease_until_us FROM postroad_sessions WHERE id = ?;
+
+-- name: exists
+SELECT 1 FROM postroad_sessions WHERE id = ?;
+
+-- name: renew
+UPDATE postroad_sessions SET lease_until_us = ? WHERE id = ?;
+
+-- name: expired
+SELECT id FROM postroad_sessions WHERE name = ? AND lease_until_us <= ?;
+
+-- name: members
+SELECT id, source FROM postroad_sessions WHERE name = ? ORDER BY id;
+
+-- name: clamp
+UPDATE postroad_sessions SET lease_until_us = ?1 + lease_us
+WHERE name = ?2 AND lease_until_us > ?1 + 2 * lease_us;
+
+-- name: leave
+DELETE FROM postroad_sessions WHERE id = ?;
+
+-- name: orphan_claims
+UPDATE postroad_claims SET session_id = NULL, starts = starts + ?, lost = lost | ?
+WHERE session_id = ?;
+
+-- name: orphan_retries
+UPDATE postroad_retries SET session_id = NULL, starts = starts + ?, lost = lost | ?
+WHERE session_id = ?;
+
+-- name: disown
+DELETE FROM postroad_owners WHERE session_id = ?;
+
+-- name: partitions
+SELECT partitions FROM postroad_topics WHERE id = ?;
+
+-- name: owners
+SELECT partition, session_id, revoked_us FROM postroad_owners WHERE group_id = ?;
+
+-- name: owned
+SELECT partition FROM postroad_owners
+WHERE group_id = ? AND session_id = ? AND revoked_us IS NULL;
+
+-- name: own
+INSERT INTO postroad_owners VALUES (?, ?, ?, NULL);
+
+-- name: revoke
+UPDATE postroad_owners SET revoked_us = ? WHERE group_id = ? AND partition = ?;
+
+-- name: release
+DELETE FROM postroad_owners WHERE group_id = ? AND partition = ? AND session_id = ?;
+
+-- name: release_claims
+UPDATE postroad_claims SET session_id = NULL, lost = lost | ?
+WHERE session_id = ? AND stream_id IN
+    (SELECT id FROM postroad_streams WHERE topic_id = ? AND partition = ?);
+
+-- name: release_retries
+UPDATE postroad_retries SET session_id = NULL, lost = lost | ?
+WHERE session_id = ? AND stream_id IN
+    (SELECT id FROM postroad_streams WHERE topic_id = ? AND partition = ?);

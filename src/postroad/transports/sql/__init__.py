@@ -1,0 +1,5 @@
+"""SQL roads: a log with consumer groups in a database. SQLite is the one of this version."""
+
+from postroad.transports.sql.transport import SqliteTransport
+
+__all__ = ["SqliteTransport"]

@@ -1,0 +1,325 @@
+"""Handing out messages: what was returned or is due again first, then the log, in ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from postroad.storage.connection import Connection
+from postroad.storage.statements import load
+from postroad.transports.sql import groups, sessions
+from postroad.transports.sql.append import Appender, next_due
+from postroad.transports.sql.groups import Membership
+from postroad.transports.sql.rows import OFFSET_BITS, OFFSET_MASK, Origins, Row
+from postroad.transports.sql.tokens import Chunk, Claim, Claimed, Held, Request
+
+_LOG, _GROUPS = load("sqlite", "log"), load("sqlite", "groups")
+_CLAIMS, _RETRIES = load("sqlite", "claims"), load("sqlite", "retries")
+_READ, _UNREAD, _ADVANCE = _LOG["read"], _GROUPS["unread"], _GROUPS["cursor_advance"]
+_APPENDED, _INSERT, _ANY_RETURNED = _LOG["appended"], _CLAIMS["insert"], _CLAIMS["any_returned"]
+_NEXT_DUE, _EXPIRES, _KEY = _RETRIES["next_due"], -3, -6
+_WASTE = 20
+"""Ranges without a single deliverable message that one claim walks over."""
+
+Returned: TypeAlias = tuple[int, int, int, int, int, int, bytes | None, int, int]
+"""(id, stream, first, size, starts, lost, settled, partition, priority)"""
+Lanes: TypeAlias = dict[str, tuple[int, int]]
+"""Lanes that wait for a retry → (the first offset that waits, when the last one is due)."""
+
+
+def claim(
+    connection: Connection, request: Request, appender: Appender, origins: Origins, now_us: int
+) -> Claimed:
+    """Hand out what the request asks for, in one write transaction; renews the lease when a
+    third of it is over."""
+    session = request.session
+    until = sessions.alive(connection, session.id, now_us)
+    if until is None:
+        return Claimed(None)
+    if until - now_us < session.lease_us * 2 // 3:
+        until = sessions.renew(connection, session, now_us)
+    busy = appender.promote(connection, now_us)
+    task = _Claim(connection, request, now_us)
+    for membership in request.memberships:
+        task.from_topic(membership)
+    for chunk in task.chunks:
+        origins.learn(connection, chunk.rows)
+    due = None if task.chunks else _wake_at(connection, request.memberships)
+    return Claimed(until, task.chunks, due, busy and not task.chunks)
+
+
+def _wake_at(connection: Connection, memberships: Iterable[Membership]) -> int | None:
+    found = [next_due(connection)]
+    found += [connection.execute(_NEXT_DUE, (m.group_id,)).fetchone()[0] for m in memberships]
+    return min((due for due in found if due is not None), default=None)
+
+
+class _Claim:
+    """One claim while it is put together."""
+
+    def __init__(self, connection: Connection, request: Request, now_us: int) -> None:
+        self._run = connection.execute
+        self._connection = connection
+        self._request = request
+        self._now = now_us
+        self._limit = request.limit
+        self._bytes = request.max_bytes
+        self._stopped: set[int] = set()
+        self.chunks: list[Chunk] = []
+
+    def from_topic(self, member: Membership) -> None:
+        """Everything that may be handed out of one topic."""
+        if self._limit <= 0 or self._bytes <= 0:
+            return
+        readable = self._readable(member)
+        due = self._run(_NEXT_DUE, (member.group_id,)).fetchone()[0]
+        has_due = due is not None and due <= self._now
+        returned: list[Returned] = []
+        if self._run(_ANY_RETURNED, (member.group_id,)).fetchone():
+            found = self._run(_CLAIMS["returned"], (member.group_id,)).fetchall()
+            returned = [row for row in found if readable(row[7])]
+        if self._request.ordered:
+            self._again_in_order(member, returned, has_due, readable)
+        else:
+            self._again(member, returned, has_due)
+        self._from_log(member, readable, due is not None)
+
+    def _readable(self, member: Membership) -> Callable[[int], bool]:
+        paused = {part for topic, part in self._request.paused if topic == member.topic}
+        if not self._request.ordered:
+            return lambda partition: partition not in paused
+        own = sessions.owned(self._connection, self._request.session.id, member.group_id) - paused
+        return own.__contains__
+
+    # ------------------------------------------------ what goes out again
+
+    def _again(self, member: Membership, returned: list[Returned], has_due: bool) -> None:
+        if has_due:
+            args = (member.group_id, self._now, self._limit)
+            for row in self._run(_RETRIES["due"], args).fetchall():
+                if self._limit <= 0 or self._bytes <= 0:
+                    return
+                self._take_retry(member, row)
+        for claim in sorted(returned, key=lambda row: -row[8]):
+            if self._limit <= 0 or self._bytes <= 0:
+                return
+            self._take_returned(member, claim, None, {})
+
+    def _again_in_order(
+        self,
+        member: Membership,
+        returned: list[Returned],
+        has_due: bool,
+        readable: Callable[[int], bool],
+    ) -> None:
+        """Stream by stream, merged by offset."""
+        streams = {(row[8], row[7], row[1]) for row in returned}
+        if has_due:
+            found = self._run(_RETRIES["streams"], (member.group_id, self._now)).fetchall()
+            streams |= {(row[2], row[1], row[0]) for row in found if readable(row[1])}
+        for _, _, stream in sorted(streams, key=lambda item: (-item[0], item[1])):
+            claims = [row for row in returned if row[1] == stream]
+            self._merge(member, stream, claims)
+
+    def _merge(self, member: Membership, stream: int, claims: list[Returned]) -> None:
+        args = (member.group_id, self._now, stream, max(self._limit, 1))
+        retries = self._run(_RETRIES["due_in_order"], args).fetchall()
+        more = len(retries) == args[3]
+        while (retries or claims) and self._limit > 0 and self._bytes > 0:
+            if retries and (not claims or retries[0][2] < claims[0][2]):
+                self._take_retry(member, retries.pop(0))
+                continue
+            if not retries and more:
+                break  # an earlier one may be among those not read
+            until = retries[0][2] if retries else None
+            found = self._waiting_lanes(member, stream)
+            blocked = {lane: wait for lane, wait in found.items() if wait[1] > self._now}
+            rest = self._take_returned(member, claims.pop(0), until, blocked)
+            if rest is not None:
+                claims.insert(0, rest)
+        if claims:
+            self._stopped.add(stream)
+
+    def _waiting_lanes(self, member: Membership, stream: int) -> Lanes:
+        if self._request.lane == "none":
+            return {}
+        found = self._run(_RETRIES["lanes"], (member.group_id, stream)).fetchall()
+        return {lane: (offset, due) for lane, offset, due in found}
+
+    def _take_retry(self, member: Membership, row: Row) -> None:
+        number, stream, offset, attempts, starts, lost, failures = row[:7]
+        partition, priority = self._run(_RETRIES["stream"], (stream,)).fetchone()
+        if (member.topic, partition) in self._request.paused:
+            return
+        if row[_EXPIRES] is not None and row[_EXPIRES] <= self._now:
+            self._run(_RETRIES["delete"], (number,))
+            groups.count(self._connection, member.group_id, "expired", 1)
+            return
+        self._run(_RETRIES["take"], (self._request.session.id, number))
+        if lost or attempts:
+            groups.count(self._connection, member.group_id, "duplicates", 1)
+        self._limit -= 1
+        self._bytes -= len(row[-2])
+        moved = (stream << OFFSET_BITS | offset, *row[7:])
+        self.chunks.append(
+            Chunk(
+                Held(number),
+                member.topic,
+                partition,
+                priority,
+                (moved,),
+                starts,
+                attempts,
+                failures,
+            )
+        )
+
+    def _take_returned(
+        self, member: Membership, row: Returned, until: int | None, blocked: Lanes
+    ) -> Returned | None:
+        """Take what fits of a returned range, up to the offset `until`; the rest of it, if any,
+        stays returned and comes back."""
+        id_, stream, first, size, starts, lost, settled, partition, priority = row
+        done = int.from_bytes(settled, "little") if settled else 0
+        end = first + size if until is None else min(until, first + size)
+        base = stream << OFFSET_BITS
+        found = self._run(_READ, (base + first, base + end, size)).fetchall()
+        waiting = [r for r in found if not done >> ((r[0] & OFFSET_MASK) - first) & 1]
+        fit = self._fitting(waiting)
+        cut = (waiting[len(fit)][0] & OFFSET_MASK) if len(fit) < len(waiting) else end
+        self._run(_CLAIMS["delete"], (id_,))
+        rest: Returned | None = None
+        if cut < first + size:
+            left = done >> (cut - first)
+            remaining = first + size - cut
+            if left != (1 << remaining) - 1:
+                rest = (
+                    self._request.numbers.take(), stream, cut, remaining, starts, lost,
+                    _bitmap(left, remaining), partition, priority,
+                )  # fmt: skip
+                self._insert(rest[0], member, rest[1:4], None, starts, lost, rest[6])
+        if cut > first:
+            mask = done & ((1 << (cut - first)) - 1)
+            span = (stream, first, cut - first)
+            taken = self._hand_out(member, span, fit, mask, blocked, partition, priority, starts)
+            if lost and taken:
+                groups.count(self._connection, member.group_id, "duplicates", taken)
+        return rest
+
+    # ------------------------------------------------ the log
+
+    def _from_log(
+        self, member: Membership, readable: Callable[[int], bool], lanes_wait: bool
+    ) -> None:
+        streams = [
+            row
+            for row in self._run(_UNREAD, (member.group_id, member.topic_id)).fetchall()
+            if readable(row[1])
+        ]
+        if len(streams) > 1:
+            streams.sort(key=self._precedence)
+        for stream, partition, priority, start, end in streams:
+            blocked = self._waiting_lanes(member, stream) if lanes_wait else {}
+            if stream in self._stopped or ("" in blocked and self._request.lane == "total"):
+                continue
+            wasted = 0
+            while start < end and self._limit > 0 and self._bytes > 0 and wasted < _WASTE:
+                base = stream << OFFSET_BITS
+                found = self._run(_READ, (base + start, base + end, self._limit)).fetchall()
+                fit = self._fitting(found)
+                if not fit:
+                    start = end
+                else:
+                    first, start = fit[0][0] & OFFSET_MASK, (fit[-1][0] & OFFSET_MASK) + 1
+                    span = (stream, first, start - first)
+                    taken = self._hand_out(member, span, fit, 0, blocked, partition, priority, 0)
+                    wasted += not taken
+                self._run(_ADVANCE, (member.group_id, stream, start))
+            if self._limit <= 0 or self._bytes <= 0:
+                return
+
+    def _precedence(self, row: tuple[int, int, int, int, int]) -> tuple[int, int]:
+        """Higher priorities first, then the stream whose head has waited longest."""
+        base = row[0] << OFFSET_BITS
+        head = self._run(_APPENDED, (base + row[3], base + row[4])).fetchone()
+        return -row[2], 0 if head is None else head[1]
+
+    # ------------------------------------------------ both
+
+    def _fitting(self, rows: list[Row]) -> list[Row]:
+        """As many as the limits allow, at least one while there is room at all."""
+        budget = self._bytes
+        for index, row in enumerate(rows):
+            if index == self._limit or budget <= 0:
+                return rows[:index]
+            budget -= len(row[-2])
+        return rows
+
+    def _hand_out(
+        self,
+        member: Membership,
+        span: tuple[int, int, int],
+        rows: list[Row],
+        done: int,
+        blocked: Lanes,
+        partition: int,
+        priority: int,
+        starts: int,
+    ) -> int:
+        """Claim a range whose unsettled rows are given, without the expired and the blocked
+        ones; returns how many are handed out."""
+        stream, first, size = span
+        expired = 0
+        given = []
+        for row in rows:
+            expires = row[_EXPIRES]
+            if expires is not None and expires <= self._now:
+                expired += 1
+            elif blocked and self._park(member, stream, row, blocked, starts):
+                pass
+            else:
+                given.append(row)
+                continue
+            done |= 1 << ((row[0] & OFFSET_MASK) - first)
+        if expired:
+            groups.count(self._connection, member.group_id, "expired", expired)
+        if not given:
+            return 0
+        token = Claim(self._request.numbers.take(), member.group_id, stream, first, size)
+        bitmap = _bitmap(done, size)
+        self._insert(token.id, member, span, self._request.session.id, starts, 0, bitmap)
+        self._limit -= len(given)
+        self._bytes -= sum([len(row[-2]) for row in given])
+        self.chunks.append(Chunk(token, member.topic, partition, priority, given, starts))
+        return len(given)
+
+    def _park(self, member: Membership, stream: int, row: Row, blocked: Lanes, starts: int) -> bool:
+        """If the row's lane waits for a retry, let it wait behind it."""
+        lane = "" if self._request.lane == "total" else row[_KEY]
+        offset = row[0] & OFFSET_MASK
+        if lane not in blocked or offset < blocked[lane][0]:
+            return False
+        self._run(
+            _RETRIES["insert"],
+            (
+                member.group_id, stream, offset, self._request.lane, blocked[lane][1],
+                0, starts, None, row[0],
+            ),
+        )  # fmt: skip
+        return True
+
+    def _insert(
+        self,
+        id_: int,
+        member: Membership,
+        span: tuple[int, int, int],
+        session: int | None,
+        starts: int,
+        lost: int,
+        bitmap: bytes | None,
+    ) -> None:
+        self._run(_INSERT, (id_, member.group_id, *span, session, starts, lost, bitmap))
+
+
+def _bitmap(bits: int, size: int) -> bytes | None:
+    return bits.to_bytes((size + 7) // 8, "little") if bits else None

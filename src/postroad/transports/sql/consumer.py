@@ -1,0 +1,400 @@
+"""One member of a group: leases, ownership, receiving and settling."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from postroad.core.clock import duration_us
+from postroad.core.delivery import Delivery, Partition, Settled, Settlement
+from postroad.core.message import Message
+from postroad.core.notices import Assigned, Lost, Notice, NoticeQueue, Revoking
+from postroad.core.subscription import Subscription
+from postroad.core.topic import Topic
+from postroad.core.transport import Plan, Transaction
+from postroad.errors import ClosedError, PostroadError, StorageError
+from postroad.storage.connection import Connection
+from postroad.transports.sql import groups, sessions
+from postroad.transports.sql.claim import claim
+from postroad.transports.sql.handing import deliveries
+from postroad.transports.sql.handler import HandlerTransaction
+from postroad.transports.sql.log import Log
+from postroad.transports.sql.sessions import REVOCATION_US, Changes, Session
+from postroad.transports.sql.settle import Answers, Settling, give_back, sort
+from postroad.transports.sql.tokens import Claimed, Lane, Numbers, Request
+
+R = TypeVar("R")
+_SECOND_US = 1_000_000
+_BALANCE_EVERY = 0.2
+_SWEEP_EVERY = 0.5
+_RESOLVE_EVERY = 1.0
+
+
+class _StaleError(Exception):
+    """Undoes an atomic settlement of which a part was stale."""
+
+
+class GroupConsumer:
+    """A `Consumer` of a named group, and its `AtomicSettle` and `SqlLog`.
+
+    Its session is one row with one lease. Deliveries carry the session's number as their fence:
+    once the session is over, nothing that it received can be settled.
+    """
+
+    def __init__(self, log: Log, subscription: Subscription, plan: Plan) -> None:
+        self._log = log
+        self._subscription = subscription
+        self._name = subscription.group or ""
+        self._lease_us = duration_us(plan.lease)
+        self._ordered = plan.ordered
+        self._lane: Lane = "none"
+        if plan.ordered:
+            self._lane = "total" if subscription.order == "total" else "key"
+        self._paused: frozenset[Partition] = frozenset()
+        self._owned: set[Partition] = set()
+        self._notices = NoticeQueue()
+        self._wake = asyncio.Event()
+        self._background: set[asyncio.Future[Any]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+        self._closing: asyncio.Future[None] | None = None
+        self._memberships: list[groups.Membership] = []
+        self._over = True
+        self._joining = asyncio.Lock()
+
+    # ------------------------------------------------ membership
+
+    async def join(self) -> None:
+        """Become a member and start looking after the membership."""
+        await self._join()
+        self._log.listeners.add(self._wake)
+        self._keeper = asyncio.ensure_future(self._keep())
+
+    async def _join(self) -> None:
+        async with self._joining:
+            if not self._over:
+                return
+            session, memberships, changes = await self._log.write(self._join_in)
+            self._session: Session = session
+            self._numbers = Numbers(session)
+            self._settling = Settling(session.id, self._numbers, self._lane)
+            self._memberships = memberships
+            self._over = False
+            self._apply(changes)
+
+    def _join_in(self, connection: Connection) -> tuple[Session, list[groups.Membership], Changes]:
+        now = self._log.clock.now_us()
+        memberships = self._resolve_in(connection)
+        sessions.sweep(connection, self._name, now)
+        owner = f"{socket.gethostname()}:{os.getpid()}"
+        source = self._subscription.source_name
+        session = sessions.join(connection, self._name, source, owner, self._lease_us, now)
+        changes = Changes()
+        if self._ordered:
+            changes = sessions.balance(connection, session, memberships, now)
+        return session, memberships, changes
+
+    def _resolve_in(self, connection: Connection) -> list[groups.Membership]:
+        subscription, now = self._subscription, self._log.clock.now_us()
+        return groups.subscribe(
+            connection, self._name, subscription.source_name, subscription.start, now
+        )
+
+    async def _keep(self) -> None:
+        """Sweep, rebalance and find new topics until the consumer is closed."""
+        interval = _BALANCE_EVERY if self._ordered else _SWEEP_EVERY
+        interval = min(interval, self._lease_us / _SECOND_US / 3)
+        resolved = self._log.clock.monotonic()
+        while True:
+            await self._log.clock.sleep(interval)
+            now = self._log.clock.monotonic()
+            # A database that is locked or full now may be well again at the next round.
+            with suppress(StorageError):
+                if not self._over and now - resolved >= _RESOLVE_EVERY:
+                    resolved = now
+                    await self._resolve()
+                await self._tidy()
+
+    async def _resolve(self) -> None:
+        topics = await self._log.read(self._fitting)
+        known = [(member.topic_id, member.partitions) for member in self._memberships]
+        if topics != known:
+            self._memberships = await self._log.write(self._resolve_in)
+            self._wake.set()
+
+    def _fitting(self, connection: Connection) -> list[tuple[int, int]]:
+        return groups.fitting(connection, self._subscription.source_name)
+
+    async def _tidy(self) -> None:
+        if self._over or not await self._log.read(self._untidy):
+            return
+        changes = await self._log.write(self._tidy_in)
+        self._apply(changes)
+        self._log.wake()
+
+    def _untidy(self, connection: Connection) -> bool:
+        now = self._log.clock.now_us()
+        if not self._ordered:
+            return sessions.needs_sweep(connection, self._name, now)
+        return sessions.would_change(connection, self._session, self._memberships, now)
+
+    def _tidy_in(self, connection: Connection) -> Changes | None:
+        now = self._log.clock.now_us()
+        sessions.sweep(connection, self._name, now)
+        if not sessions.exists(connection, self._session.id):
+            return None
+        if not self._ordered:
+            return Changes()
+        return sessions.balance(connection, self._session, self._memberships, now)
+
+    def _apply(self, changes: Changes | None) -> None:
+        if changes is None:
+            self._session_over()
+            return
+        if changes.lost:
+            self._owned.difference_update(changes.lost)
+            self._notices.put(Lost(changes.lost))
+        if changes.revoking:
+            deadline = self._log.clock.monotonic() + REVOCATION_US / _SECOND_US
+            self._notices.put(Revoking(changes.revoking, deadline))
+        if changes.assigned:
+            self._owned.update(changes.assigned)
+            self._notices.put(Assigned(changes.assigned))
+            self._wake.set()
+
+    def _session_over(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        lost = sorted(self._owned) if self._ordered else self._everything()
+        self._owned.clear()
+        self._notices.put(Lost(lost))
+        self._wake.set()
+
+    def _everything(self) -> list[Partition]:
+        return [(m.topic, part) for m in self._memberships for part in range(m.partitions)]
+
+    # ------------------------------------------------ receiving
+
+    async def receive(self, limit: int, max_bytes: int, wait: timedelta) -> Sequence[Delivery]:
+        """See `Consumer.receive`."""
+        clock = self._log.clock
+        deadline = clock.monotonic() + wait.total_seconds()
+        while True:
+            self._usable()
+            if self._over:
+                await self._join()
+            self._wake.clear()
+            session = self._session
+            claimed = await self._claim(limit, max_bytes)
+            if claimed.lease_until_us is None:
+                if session is self._session:
+                    self._session_over()
+                continue
+            if claimed.chunks:
+                return deliveries(
+                    claimed.chunks,
+                    self._log.origins.by_id,
+                    self._name,
+                    session.id,
+                    claimed.lease_until_us,
+                    in_order=self._ordered,
+                )
+            remaining = deadline - clock.monotonic()
+            if remaining <= 0:
+                return ()
+            if not claimed.busy:
+                await self._log.pause(self._wake, min(remaining, self._patience(claimed)))
+
+    def _patience(self, claimed: Claimed) -> float:
+        longest = self._lease_us / _SECOND_US / 3
+        if claimed.next_due_us is None:
+            return longest
+        due = (claimed.next_due_us - self._log.clock.now_us()) / _SECOND_US
+        # Something due that cannot be had (its partition is paused or elsewhere) is no news.
+        return min(longest, due if due > 0 else _SWEEP_EVERY)
+
+    async def _claim(self, limit: int, max_bytes: int) -> Claimed:
+        request = Request(
+            session=self._session,
+            numbers=self._numbers,
+            memberships=self._memberships,
+            limit=limit,
+            max_bytes=max_bytes,
+            ordered=self._ordered,
+            lane=self._lane,
+            paused=self._paused,
+        )
+        log = self._log
+        future = log.write(
+            lambda c: claim(c, request, log.appender, log.origins, log.clock.now_us()),
+            durable=False,
+        )
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._background.add(future)
+            future.add_done_callback(lambda done: self._give_back(done, request.session.id))
+            raise
+
+    def _give_back(self, done: asyncio.Future[Claimed], session: int) -> None:
+        self._background.discard(done)
+        if done.cancelled() or done.exception() is not None or self._closing is not None:
+            return  # nothing was claimed, or leaving hands it back
+        tokens = [chunk.token for chunk in done.result().chunks]
+        if not tokens:
+            return
+        with suppress(PostroadError):
+            write = self._log.write(lambda c: give_back(c, session, tokens, lost=False))
+            self._background.add(write)
+            write.add_done_callback(self._given_back)
+
+    def _given_back(self, done: asyncio.Future[None]) -> None:
+        self._background.discard(done)
+        if not done.cancelled():
+            done.exception()  # if it failed, the lease returns them later
+        self._log.wake()
+
+    async def begin(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """See `Consumer.begin`. The claim is the mark already: nothing is written."""
+        return [delivery for delivery in deliveries if self._ours(delivery)]
+
+    def _ours(self, delivery: Delivery) -> bool:
+        if self._over or delivery.fence != self._session.id:
+            return False
+        return not self._ordered or (delivery.topic, delivery.partition) in self._owned
+
+    # ------------------------------------------------ settling
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
+        """See `Consumer.settle`."""
+        if not settlements:
+            return ()
+        answers = sort(settlements, self._session.id)
+        clock, settling = self._log.clock, self._settling
+        try:
+            results = await self._write(lambda c: settling.settle(c, answers, clock.now_us()))
+        except StorageError as error:
+            if type(error) is StorageError:
+                return ["unknown"] * len(settlements)
+            raise
+        self._after(answers)
+        return results
+
+    async def settle_and_publish(
+        self, settlements: Sequence[Settlement], messages: Sequence[tuple[Topic[Any], Message]]
+    ) -> Sequence[Settled]:
+        """See `AtomicSettle.settle_and_publish`."""
+        answers = sort(settlements, self._session.id)
+        log, settling = self._log, self._settling
+
+        def both(connection: Connection) -> list[Settled]:
+            now = log.clock.now_us()
+            connection.execute("SAVEPOINT postroad_settle")
+            results = settling.settle(connection, answers, now)
+            if "stale" in results:
+                connection.execute("ROLLBACK TO postroad_settle")
+                results = ["stale" if one == "stale" else "unknown" for one in results]
+            else:
+                log.appender.append(connection, messages, now)
+            connection.execute("RELEASE postroad_settle")
+            return results
+
+        results = await self._write(both)
+        self._after(answers)
+        log.wake()
+        return results
+
+    def transaction(
+        self, delivery: Delivery, source: str
+    ) -> AbstractAsyncContextManager[Transaction]:
+        """See `SqlLog.transaction`."""
+        return HandlerTransaction(self._log, self._settling, self, delivery, source)
+
+    def _after(self, answers: Answers) -> None:
+        if any(settlement.action == "nack" for settlement in answers.settlements):
+            self._log.wake()
+
+    async def _write(self, operation: Callable[[Connection], R]) -> R:
+        self._log.database.usable()
+        return await self._log.write(operation)
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """See `Consumer.extend`."""
+        self._usable()
+        if self._over:
+            return ()
+        session, clock = self._session, self._log.clock
+        until = await self._log.write(
+            lambda c: sessions.renew(c, session, clock.now_us()), durable=False
+        )
+        if until is None:
+            if session is self._session:
+                self._session_over()
+            return ()
+        return [delivery for delivery in deliveries if self._ours(delivery)]
+
+    # ------------------------------------------------ partitions
+
+    async def pause(self, partitions: Sequence[Partition]) -> None:
+        """See `Consumer.pause`."""
+        self._paused |= frozenset(partitions)
+
+    async def resume(self, partitions: Sequence[Partition]) -> None:
+        """See `Consumer.resume`."""
+        self._paused -= frozenset(partitions)
+        self._wake.set()
+
+    async def release(self, partitions: Sequence[Partition]) -> None:
+        """See `Consumer.release`."""
+        wanted = [part for part in partitions if part in self._owned]
+        if self._over or not wanted:
+            return
+        session = self._session
+        by_topic = {member.topic: member for member in self._memberships}
+
+        def operation(connection: Connection) -> None:
+            for topic, part in wanted:
+                sessions.release(connection, session, by_topic[topic], part, lost=True)
+
+        await self._log.write(operation)
+        self._owned.difference_update(wanted)
+        self._log.wake()
+
+    def notices(self) -> AsyncIterator[Notice]:
+        """See `Consumer.notices`."""
+        return aiter(self._notices)
+
+    # ------------------------------------------------ leaving
+
+    async def close(self) -> None:
+        """See `Consumer.close`."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        self._log.listeners.discard(self._wake)
+        self._wake.set()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        self._notices.close()
+        # Whatever fails here (closed, locked, full): the lease ends and hands back what we hold.
+        with suppress(PostroadError):
+            if self._background:
+                await asyncio.wait(self._background)
+            if not self._over:
+                session = self._session.id
+                self._over = True
+                await self._log.write(lambda c: sessions.end(c, session, crashed=False))
+                self._log.wake()
+
+    def _usable(self) -> None:
+        if self._closing is not None:
+            raise ClosedError(f"the consumer of {self._subscription} was closed")
+        self._log.database.usable()

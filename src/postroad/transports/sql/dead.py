@@ -1,0 +1,70 @@
+"""Dead letters: whole copies of messages that a group gave up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from postroad.core.delivery import Position
+from postroad.core.pattern import matches
+from postroad.core.reports import DeadLetter
+from postroad.storage.connection import Connection
+from postroad.storage.statements import load
+from postroad.transports.sql import groups
+from postroad.transports.sql.rows import Origin, Origins, Row, exposed, failures_of, message_of
+
+_SQL = load("sqlite", "reports")
+
+
+def rows(
+    connection: Connection, origins: Origins, topic: str, group: str | None, limit: int
+) -> list[Row]:
+    """The oldest dead letters that fit, in the order of the log."""
+    found: list[Row] = []
+    cursor = connection.execute(_SQL["dead_letters"])
+    while len(found) < limit and (some := cursor.fetchmany(200)):
+        for row in some:
+            fits = row[1] == topic or matches(topic, row[1])
+            if fits and group in (None, row[2]) and len(found) < limit:
+                found.append(row)
+    origins.learn(connection, found)
+    return found
+
+
+def letter(row: Row, origins: Mapping[int, Origin]) -> DeadLetter:
+    """The dead letter of a row."""
+    number, topic, group, partition, priority, offset, died_us, failures = row[:8]
+    return DeadLetter(
+        id=str(number),
+        message=message_of(row, origins[row[-7]], priority),
+        topic=topic,
+        group=group,
+        position=str(Position(partition, exposed(offset, priority))),
+        failures=failures_of(failures),
+        died_us=died_us,
+    )
+
+
+def redrive(connection: Connection, ids: Sequence[str], now_us: int) -> int:
+    """Let them go out again, as if they had never failed; how many there were."""
+    return _each(connection, ids, None, now_us)
+
+
+def discard(connection: Connection, ids: Sequence[str]) -> int:
+    """Drop them, counted as discarded; how many there were."""
+    return _each(connection, ids, "discarded", 0)
+
+
+def _each(connection: Connection, ids: Sequence[str], outcome: str | None, now_us: int) -> int:
+    number = 0
+    for id_ in dict.fromkeys(ids):
+        row = connection.execute(_SQL["dead_group"], (id_,)).fetchone() if id_.isdigit() else None
+        if row is None:
+            continue
+        if outcome is None:
+            connection.execute(_SQL["redrive"], (now_us, id_))
+        else:
+            groups.count(connection, row[0], outcome, 1)
+        connection.execute(_SQL["dead_delete"], (id_,))
+        groups.count(connection, row[0], "dead", -1)
+        number += 1
+    return number

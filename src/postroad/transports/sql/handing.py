@@ -1,0 +1,47 @@
+"""From claimed rows to deliveries: the hot path of receiving, on the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from postroad.core.delivery import Delivery
+from postroad.transports.sql.rows import OFFSET_BITS, OFFSET_MASK, Origin, failures_of, message_of
+from postroad.transports.sql.tokens import Chunk
+
+
+def deliveries(
+    chunks: Sequence[Chunk],
+    origins: Mapping[int, Origin],
+    group: str | None,
+    fence: int | None,
+    lease_until_us: int | None,
+    *,
+    in_order: bool,
+) -> list[Delivery]:
+    """The deliveries of one claim; with `in_order` by offset within each partition and priority,
+    higher priorities first."""
+    if in_order and len(chunks) > 1:
+        chunks = sorted(chunks, key=lambda chunk: (-chunk.priority, chunk.topic, chunk.partition))
+    found: list[Delivery] = []
+    for chunk in chunks:
+        failures = failures_of(chunk.failures)
+        level = chunk.priority << OFFSET_BITS
+        number = chunk.starts + chunk.attempts + 1
+        found += [
+            Delivery(
+                message=message_of(row, origins[row[2]], chunk.priority),
+                topic=chunk.topic,
+                group=group,
+                partition=chunk.partition,
+                offset=level | row[0] & OFFSET_MASK,
+                deliveries=number,
+                starts=chunk.starts,
+                attempts=chunk.attempts,
+                failures=failures,
+                lease_until_us=lease_until_us,
+                fence=fence,
+                token=chunk.token,
+            )
+            for row in chunk.rows
+        ]
+    return found

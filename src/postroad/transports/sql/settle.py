@@ -1,0 +1,251 @@
+"""Settling: every answer of a call in one write transaction, counted where it is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from postroad.core.clock import duration_us
+from postroad.core.delivery import Settled, Settlement
+from postroad.storage.connection import Connection
+from postroad.storage.statements import load
+from postroad.transports.sql import groups, sessions
+from postroad.transports.sql.rows import OFFSET_BITS, OFFSET_MASK, failures_with
+from postroad.transports.sql.tokens import Claim, Held, Lane, Numbers
+
+_CLAIMS, _RETRIES = load("sqlite", "claims"), load("sqlite", "retries")
+_WHOLE, _SETTLED = _CLAIMS["settle_whole"], _CLAIMS["settled"]
+
+
+@dataclass(slots=True)
+class _Range:
+    """The answers to one claim."""
+
+    claim: Claim
+    indices: list[int] = field(default_factory=list)
+    bits: int = 0
+    acks: Counter[str] = field(default_factory=Counter)
+    others: bool = False
+
+
+@dataclass(slots=True)
+class Answers:
+    """The answers of one call, by the row that they concern. Made on the loop, read by the
+    writer, which may read it twice."""
+
+    settlements: Sequence[Settlement]
+    ranges: list[_Range]
+    held: list[tuple[int, Held]]
+    foreign: list[int]
+
+
+def sort(settlements: Sequence[Settlement], fence: int) -> Answers:
+    """Group the answers by claim. What another session received is foreign."""
+    found: dict[Claim, _Range] = {}
+    answers = Answers(settlements, [], [], [])
+    for index, settlement in enumerate(settlements):
+        delivery = settlement.delivery
+        token = delivery.token
+        if delivery.fence != fence:
+            answers.foreign.append(index)
+        elif token.__class__ is Claim:
+            place = found.get(token)
+            if place is None:
+                place = found[token] = _Range(token)
+            place.indices.append(index)
+            place.bits |= 1 << (delivery.offset & OFFSET_MASK) - token.first  # type: ignore[operator]
+            if settlement.action == "ack":
+                place.acks[settlement.outcome] += 1
+            else:
+                place.others = True
+        elif isinstance(token, Held):
+            answers.held.append((index, token))
+        else:
+            answers.foreign.append(index)
+    answers.ranges = list(found.values())
+    return answers
+
+
+class Settling:
+    """Settles for one consumer, on the writer's thread."""
+
+    def __init__(self, session: int, numbers: Numbers, lane: Lane) -> None:
+        self._session = session
+        self._numbers = numbers
+        self._lane = lane
+
+    def settle(
+        self, connection: Connection, answers: Answers, now_us: int, *, held_lock: bool = False
+    ) -> list[Settled]:
+        """Write the answers. With `held_lock` the write lock was held since the lease was last
+        seen alive: only the session's absence is stale then, since nobody could take over."""
+        results: list[Settled] = ["stale"] * len(answers.settlements)
+        if held_lock:
+            if not sessions.exists(connection, self._session):
+                return results
+        elif sessions.alive(connection, self._session, now_us) is None:
+            return results
+        counts: Counter[tuple[int, str]] = Counter()
+        for place in answers.ranges:
+            if not self._settle_whole(connection, place, counts, results):
+                self._settle_part(connection, place, answers, counts, results, now_us)
+        for index, token in answers.held:
+            results[index] = self._settle_held(
+                connection, token, answers.settlements[index], counts, now_us
+            )
+        for (group, outcome), number in counts.items():
+            groups.count(connection, group, outcome, number)
+        return results
+
+    def _settle_whole(
+        self,
+        connection: Connection,
+        place: _Range,
+        counts: Counter[tuple[int, str]],
+        results: list[Settled],
+    ) -> bool:
+        claim = place.claim
+        whole = place.bits == (1 << claim.size) - 1 and len(place.indices) == claim.size
+        if place.others or not whole:
+            return False
+        if connection.execute(_WHOLE, (claim.id, self._session)).rowcount != 1:
+            return False
+        for outcome, number in place.acks.items():
+            counts[claim.group_id, outcome] += number
+        if claim.size == len(results):
+            results[:] = ["done"] * claim.size
+        else:
+            for index in place.indices:
+                results[index] = "done"
+        return True
+
+    def _settle_part(
+        self,
+        connection: Connection,
+        place: _Range,
+        answers: Answers,
+        counts: Counter[tuple[int, str]],
+        results: list[Settled],
+        now_us: int,
+    ) -> None:
+        claim = place.claim
+        row = connection.execute(_SETTLED, (claim.id, self._session)).fetchone()
+        if row is None:
+            return
+        done = int.from_bytes(row[0], "little") if row[0] else 0
+        returned: list[int] = []
+        for index in place.indices:
+            settlement = answers.settlements[index]
+            bit = (settlement.delivery.offset & OFFSET_MASK) - claim.first  # type: ignore[operator]
+            if done >> bit & 1:
+                continue  # answered before: stale, so that its results are not published twice
+            results[index] = "done"
+            done |= 1 << bit
+            if settlement.action == "ack":
+                counts[claim.group_id, settlement.outcome] += 1
+            elif settlement.action == "reject":
+                self._bury(connection, claim, bit, settlement, now_us)
+                counts[claim.group_id, "dead"] += 1
+            elif settlement.failure is None and not settlement.delay:
+                returned.append(claim.first + bit)
+            else:
+                self._retry(connection, claim, bit, settlement, row[1], now_us)
+        if done == (1 << claim.size) - 1:
+            connection.execute(_CLAIMS["delete"], (claim.id,))
+        else:
+            bitmap = done.to_bytes((claim.size + 7) // 8, "little")
+            connection.execute(_CLAIMS["settle_part"], (bitmap, claim.id))
+        for first, size in _runs(returned):
+            span = (claim.group_id, claim.stream_id, first, size)
+            values = (self._numbers.take(), *span, None, row[1], 0, None)
+            connection.execute(_CLAIMS["insert"], values)
+
+    def _bury(
+        self, connection: Connection, claim: Claim, bit: int, settlement: Settlement, now_us: int
+    ) -> None:
+        offset = claim.first + bit
+        connection.execute(
+            _RETRIES["bury"],
+            (
+                claim.group_id,
+                claim.stream_id,
+                offset,
+                self._lane,
+                now_us,
+                failures_with(None, settlement.failure),
+                claim.stream_id << OFFSET_BITS | offset,
+            ),
+        )
+
+    def _retry(
+        self,
+        connection: Connection,
+        claim: Claim,
+        bit: int,
+        settlement: Settlement,
+        starts: int,
+        now_us: int,
+    ) -> None:
+        offset = claim.first + bit
+        connection.execute(
+            _RETRIES["insert"],
+            (
+                claim.group_id,
+                claim.stream_id,
+                offset,
+                self._lane,
+                now_us + duration_us(settlement.delay),
+                int(settlement.failure is not None),
+                starts,
+                failures_with(None, settlement.failure),
+                claim.stream_id << OFFSET_BITS | offset,
+            ),
+        )
+
+    def _settle_held(
+        self,
+        connection: Connection,
+        token: Held,
+        settlement: Settlement,
+        counts: Counter[tuple[int, str]],
+        now_us: int,
+    ) -> Settled:
+        row = connection.execute(_RETRIES["held"], (token.number, self._session)).fetchone()
+        if row is None:
+            return "stale"
+        if settlement.action == "nack":
+            due = now_us + duration_us(settlement.delay)
+            failures = failures_with(row[1], settlement.failure)
+            failed = int(settlement.failure is not None)
+            connection.execute(_RETRIES["again"], (due, failed, failures, token.number))
+            return "done"
+        if settlement.action == "reject":
+            failures = failures_with(row[1], settlement.failure)
+            connection.execute(_RETRIES["bury_held"], (now_us, failures, token.number))
+        connection.execute(_RETRIES["delete"], (token.number,))
+        outcome = "dead" if settlement.action == "reject" else settlement.outcome
+        counts[row[2], outcome] += 1
+        return "done"
+
+
+def give_back(
+    connection: Connection, session: int, tokens: Sequence[Claim | Held], *, lost: bool
+) -> None:
+    """Return whole claims, as they are, to go out again first."""
+    for token in tokens:
+        if isinstance(token, Claim):
+            connection.execute(_CLAIMS["give_back"], (int(lost), token.id, session))
+        else:
+            connection.execute(_RETRIES["give_back"], (token.number, session))
+
+
+def _runs(offsets: list[int]) -> list[tuple[int, int]]:
+    """Contiguous runs of offsets as (first, size)."""
+    runs: list[tuple[int, int]] = []
+    for offset in sorted(offsets):
+        if runs and sum(runs[-1]) == offset:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((offset, 1))
+    return runs

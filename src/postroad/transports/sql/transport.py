@@ -1,0 +1,296 @@
+"""The sqlite:// road: a durable log with consumer groups in one file, shared by processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Any
+from weakref import WeakSet
+
+from postroad.core.capabilities import ANY_DELAY, Capabilities
+from postroad.core.clock import Clock, SystemClock
+from postroad.core.delivery import Delivery, Receipt, Start
+from postroad.core.message import PRIORITIES, Message
+from postroad.core.notices import Notice, NoticeQueue
+from postroad.core.reports import Account, DeadLetter, Lag, TopicInfo
+from postroad.core.subscription import Subscription
+from postroad.core.topic import Topic
+from postroad.core.transport import Consumer, Plan
+from postroad.errors import GroupActiveError, PostroadError
+from postroad.storage.connection import Connection, Place
+from postroad.storage.database import Database
+from postroad.storage.statements import load
+from postroad.transports.sql import browse, dead, groups, reports, retention
+from postroad.transports.sql.append import forget_next_due
+from postroad.transports.sql.consumer import GroupConsumer
+from postroad.transports.sql.handing import deliveries
+from postroad.transports.sql.log import Log
+from postroad.transports.sql.observer import Observer
+from postroad.transports.sql.publisher import Publisher
+from postroad.transports.sql.topics import ensure_topic
+from postroad.transports.sql.url import parse
+
+_LOG = load("sqlite", "log")
+_RETENTION_EVERY = 1.0
+_TOKEN_KEPT_US = 7 * 24 * 3600 * 1_000_000
+"""How long the token of a `publish_once` is remembered: seven days."""
+_RISK = {
+    "full": "a power cut loses nothing acknowledged; the loss of the disk loses everything",
+    "normal": (
+        "a power cut may lose the last commits; a crash of the process loses nothing; the loss of "
+        "the disk loses everything"
+    ),
+}
+
+
+class SqliteTransport:
+    """`Transport`, `Source`, `Audited`, `Cancels`, `OnceTokens` and `DeadLetters` on one file.
+
+    Args:
+        url: `sqlite:///relative.db` or `sqlite:////absolute.db`, with `?durability=full|normal`
+            and `?busy=5s` (how long to wait for another process's lock).
+        clock: time, for everything that is stamped, due or leased.
+
+    Raises:
+        InvalidURLError: the URL names no file or has a parameter that is not known.
+    """
+
+    def __init__(self, url: str, *, clock: Clock | None = None) -> None:
+        self._place = parse(url)
+        self._log = Log(clock or SystemClock())
+        self._publisher = Publisher(self._log, self._log.wake)
+        self._notices = NoticeQueue()
+        self._consumers: WeakSet[GroupConsumer | Observer] = WeakSet()
+        self._keeper: asyncio.Task[None] | None = None
+        self._opening = asyncio.Lock()
+        self._closing: asyncio.Future[None] | None = None
+        self._capabilities = _capabilities(self._place)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """See `Transport.capabilities`."""
+        return self._capabilities
+
+    @property
+    def commits(self) -> int:
+        """Write transactions so far: how well publishes are grouped."""
+        return self._log.database.writer.commits
+
+    async def open(
+        self, topics: Sequence[Topic[Any]], subscriptions: Sequence[Subscription]
+    ) -> None:
+        """See `Transport.open`. Also to declare more later.
+
+        Raises:
+            StorageError: the file cannot be opened, is damaged, or of a newer version.
+        """
+        async with self._opening:
+            if self._keeper is None:
+                database = await Database.open(self._place, self._log.wake)
+                self._log.opened(database)
+                self._keeper = asyncio.ensure_future(self._keep())
+            try:
+                await self._log.write(lambda c: self._declare(c, topics, subscriptions))
+            except BaseException:
+                if not self._consumers:
+                    await self.close()
+                raise
+
+    def _declare(
+        self,
+        connection: Connection,
+        topics: Sequence[Topic[Any]],
+        subscriptions: Sequence[Subscription],
+    ) -> None:
+        now = self._log.clock.now_us()
+        for topic in topics:
+            ensure_topic(connection, topic, now)
+        for subscription in subscriptions:
+            if isinstance(subscription.source, Topic):
+                ensure_topic(connection, subscription.source, now)
+            if subscription.group is not None:
+                groups.subscribe(
+                    connection,
+                    subscription.group,
+                    subscription.source_name,
+                    subscription.start,
+                    now,
+                )
+
+    async def publish(self, messages: Sequence[tuple[Topic[Any], Message]]) -> Sequence[Receipt]:
+        """See `Transport.publish`. Each call is accepted as a whole or not at all."""
+        return await self._publisher.publish(messages)
+
+    async def publish_once(
+        self, token: str, messages: Sequence[tuple[Topic[Any], Message]]
+    ) -> bool:
+        """See `OnceTokens.publish_once`. A token is remembered for seven days."""
+        log = self._log
+
+        def operation(connection: Connection) -> bool:
+            now = log.clock.now_us()
+            connection.execute(_LOG["once_expire"], (now - _TOKEN_KEPT_US,))
+            if connection.execute(_LOG["once_insert"], (token, now)).rowcount != 1:
+                return False
+            log.appender.append(connection, messages, now)
+            return True
+
+        accepted = await log.write(operation)
+        log.wake()
+        return accepted
+
+    async def cancel(self, message_id: str) -> bool:
+        """See `Cancels.cancel`."""
+
+        def operation(connection: Connection) -> bool:
+            number = connection.execute(_LOG["scheduled_cancel"], (message_id,)).rowcount
+            forget_next_due(connection)
+            return number > 0
+
+        return await self._log.write(operation)
+
+    # ------------------------------------------------ reading
+
+    async def topics(self, pattern: str) -> Sequence[TopicInfo]:
+        """See `Source.topics`."""
+        await self._log.promoted()
+        return await self._log.read(lambda c: reports.topics(c, pattern))
+
+    async def subscribe(self, subscription: Subscription, plan: Plan) -> Consumer:
+        """See `Source.subscribe`."""
+        self._log.database.usable()
+        consumer: GroupConsumer | Observer
+        if subscription.group is None:
+            consumer = Observer(self._log, subscription)
+        else:
+            consumer = GroupConsumer(self._log, subscription, plan)
+        await consumer.join()
+        self._consumers.add(consumer)
+        return consumer
+
+    async def browse(self, topic: str, start: Start, limit: int) -> Sequence[Delivery]:
+        """See `Source.browse`."""
+        await self._log.promoted()
+        origins = self._log.origins
+        chunks = await self._log.read(lambda c: browse.chunks(c, origins, topic, start, limit))
+        return deliveries(chunks, origins.by_id, None, None, None, in_order=False)
+
+    async def seek(self, topic: str, group: str, to: Start) -> None:
+        """See `Source.seek`. A position is exact in its partition; elsewhere it stands for the
+        instant at which its message was accepted."""
+        await self._log.promoted()
+
+        def operation(connection: Connection) -> None:
+            now = self._log.clock.now_us()
+            group_id, topic_id, _, _ = groups.find(connection, topic, group)
+            if reports.is_live(connection, topic, group, now):
+                raise GroupActiveError(
+                    f"group {group!r} has consumers on {topic!r}; stop them, then seek"
+                )
+            groups.restart(connection, topic_id, group_id, to, now)
+
+        await self._log.write(operation)
+        self._log.wake()
+
+    async def lag(self, topic: str, group: str) -> Lag:
+        """See `Source.lag`."""
+        await self._log.promoted()
+        now = self._log.clock.now_us()
+        return await self._log.read(lambda c: reports.lag(c, topic, group, now))
+
+    # ------------------------------------------------ audit and dead letters
+
+    async def account(self, topic: str, group: str) -> Account:
+        """See `Audited.account`."""
+        await self._log.promoted()
+        return await self._log.read(lambda c: reports.account(c, topic, group))
+
+    async def groups(self, pattern: str) -> Sequence[tuple[str, str]]:
+        """See `Audited.groups`."""
+        return await self._log.read(lambda c: reports.group_list(c, pattern))
+
+    async def dead_letters(self, topic: str, group: str | None, limit: int) -> Sequence[DeadLetter]:
+        """See `DeadLetters.dead_letters`."""
+        origins = self._log.origins
+        rows = await self._log.read(lambda c: dead.rows(c, origins, topic, group, limit))
+        return [dead.letter(row, origins.by_id) for row in rows]
+
+    async def redrive(self, ids: Sequence[str]) -> int:
+        """See `DeadLetters.redrive`."""
+        clock = self._log.clock
+        number = await self._log.write(lambda c: dead.redrive(c, ids, clock.now_us()))
+        self._log.wake()
+        return number
+
+    async def discard(self, ids: Sequence[str]) -> int:
+        """See `DeadLetters.discard`."""
+        return await self._log.write(lambda c: dead.discard(c, ids))
+
+    # ------------------------------------------------ the road's own life
+
+    def notices(self) -> AsyncIterator[Notice]:
+        """See `Transport.notices`: a file is never disconnected, so this only ends."""
+        return aiter(self._notices)
+
+    async def _keep(self) -> None:
+        """Retention, until the road is closed."""
+        while True:
+            await self._log.clock.sleep(_RETENTION_EVERY)
+            with suppress(PostroadError):  # locked or full now: the next round tries again
+                await self.trim()
+
+    async def trim(self) -> None:
+        """Remove what retention lets go of, in short transactions. Happens by itself, too."""
+        clock = self._log.clock
+        more = await self._log.read(lambda c: retention.due(c, clock.now_us()))
+        while more:
+            more = await self._log.write(lambda c: retention.trim(c, clock.now_us()), durable=False)
+
+    async def close(self) -> None:
+        """See `Transport.close`. Closes the consumers too."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        if self._consumers:
+            await asyncio.gather(*(consumer.close() for consumer in list(self._consumers)))
+        self._notices.close()
+        database = self._log.closed()
+        if database is not None:
+            await database.close()
+
+
+def _capabilities(place: Place) -> Capabilities:
+    return Capabilities(
+        settling="each",
+        order="key-group",
+        backlog="kept",
+        durable=True,
+        shared=True,
+        groups=True,
+        ephemeral=True,
+        history=True,
+        seek=True,
+        browse=True,
+        lag=True,
+        audit="exact",
+        delay=ANY_DELAY,
+        cancel=True,
+        redelivery_delay=True,
+        attempts=True,
+        expiry=True,
+        dead_letters=True,
+        priorities=len(PRIORITIES),
+        atomic_settle=True,
+        transactions=True,
+        once_tokens=True,
+        patterns=True,
+        retention=frozenset({"age", "size", "consumed"}),
+        lease=True,
+        risk=_RISK[place.durability],
+    )

@@ -1,0 +1,79 @@
+"""The suite finds lies: for each liar a test that fails, and the same tests pass without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from postroad.testing import liars
+from postroad.testing.conformance import Road, TransportConformance, run_test
+from postroad.transports.sql import SqliteTransport
+
+LIES: dict[str, tuple[Callable[[], liars.Disguise], tuple[str, ...]]] = {
+    "drops one in 1,000": (
+        liars.Drops,
+        ("test_a_burst_of_concurrent_publishes_loses_nothing",),
+    ),
+    "reorders inside a key": (
+        liars.Reorders,
+        (
+            "test_one_consumer_gets_each_key_in_order",
+            "test_several_consumers_keep_the_order_of_a_key",
+            "test_redelivery_keeps_the_order_of_a_key",
+        ),
+    ),
+    "ignores nacks": (
+        liars.IgnoresNacks,
+        (
+            "test_a_nack_brings_it_again",
+            "test_a_hand_back_costs_no_attempt",
+            "test_a_batch_can_be_settled_in_parts",
+        ),
+    ),
+    "breaks its delays": (
+        liars.BreaksDelays,
+        ("test_a_delayed_message_is_not_early", "test_a_delay_is_kept_for_every_group"),
+    ),
+    "miscounts deliveries": (
+        liars.Miscounts,
+        ("test_a_nack_brings_it_again", "test_what_a_failure_says_is_kept"),
+    ),
+    "obeys zombies": (liars.ObeysZombies, ("test_a_zombie_settles_nothing",)),
+    "commits past gaps": (
+        liars.CommitsPastGaps,
+        ("test_an_ack_settles_nothing_before_it",),
+    ),
+}
+CASES = [
+    pytest.param(disguise, test, id=f"{name}-{test}")
+    for name, (disguise, tests) in LIES.items()
+    for test in tests
+]
+
+
+class Disguised(TransportConformance):
+    """SQLite behind a disguise."""
+
+    name = "disguised"
+
+    def __init__(self, disguise: liars.Disguise) -> None:
+        self._disguise = disguise
+
+    def road(self, scratch: Path) -> Road:
+        url = f"sqlite:///{scratch}/road.db"
+        return Road(make=lambda: self._disguise.wrap(SqliteTransport(url)), patience=2.0)
+
+
+@pytest.mark.parametrize(("disguise", "test"), CASES)
+async def test_a_lie_is_found(
+    disguise: Callable[[], liars.Disguise], test: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError):
+        await run_test(Disguised(disguise()), test, tmp_path)
+
+
+@pytest.mark.parametrize("test", sorted({test for _, tests in LIES.values() for test in tests}))
+async def test_without_the_lie_it_passes(test: str, tmp_path: Path) -> None:
+    await run_test(Disguised(liars.Disguise()), test, tmp_path)

@@ -1,0 +1,19 @@
+"""The SQLite road under the conformance suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from postroad.testing.conformance import Road, TransportConformance
+from postroad.transports.sql import SqliteTransport
+
+
+class TestSqlite(TransportConformance):
+    name = "sqlite"
+
+    def road(self, scratch: Path) -> Road:
+        url = f"sqlite:///{scratch}/road.db"
+        return Road(
+            make=lambda: SqliteTransport(url),
+            process=("postroad.transports.sql:SqliteTransport", url),
+        )
