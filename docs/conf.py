@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import Any
 
 import postroad
+from postroad.app import catalog
+from postroad.operations.roads import cell, facts
 
 project = "Postroad"
 author = "The Postroad developers"
@@ -14,7 +17,7 @@ copyright = "The Postroad developers"
 release = version = version_of("postroad")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_generated"]
 
 html_theme = "furo"
 html_title = f"Postroad {version}"
@@ -53,6 +56,23 @@ def _import_public_names() -> None:
         vars(postroad)[name] = getattr(postroad, name)
 
 
+def _write_capabilities() -> None:
+    """The table of roads, from what each of them declares."""
+    columns = {scheme: facts(road) for scheme, road in catalog().items()}
+    names = list(next(iter(columns.values())))
+    lines = [
+        "| | " + " | ".join(f"`{scheme}`" for scheme in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for name in names:
+        cells = (cell(column[name]) for column in columns.values())
+        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    target = Path(__file__).parent / "_generated" / "capabilities.md"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def setup(app: Any) -> None:
     _import_public_names()
+    _write_capabilities()
     app.connect("autodoc-process-docstring", _markdown_code)

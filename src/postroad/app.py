@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import re
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
-from typing import Any, TypedDict, TypeVar, Unpack
-from urllib.parse import urlsplit
+from typing import Any, TypedDict, TypeVar, Unpack, get_args
+from urllib.parse import unquote, urlsplit
 
 from postroad.core.capabilities import Capabilities
 from postroad.core.clock import Clock, SystemClock
-from postroad.core.contract import Contract, Setting, check, check_delay, check_topic, draft
+from postroad.core.contract import (
+    Contract,
+    Setting,
+    check,
+    check_delay,
+    check_topic,
+    draft,
+    draft_topic,
+)
 from postroad.core.delivery import Delivery, Receipt, Start
 from postroad.core.filters import Filter
 from postroad.core.hooks import HookChain, Hooks
@@ -26,8 +43,8 @@ from postroad.core.topic import NO_OPTIONS, Options, PublishOptions, Topic
 from postroad.core.transport import Audited, Cancels, Source, Transport
 from postroad.delivery.audit import Audit, audit
 from postroad.delivery.dead_letters import DeadLetterDesk
-from postroad.delivery.execution import Decode, in_transaction
-from postroad.delivery.handler import Handler, inspect_handler
+from postroad.delivery.execution import Decode, describe, in_transaction
+from postroad.delivery.handler import Handler, accepts, inspect_handler
 from postroad.delivery.observers import Observers
 from postroad.delivery.publisher import Publisher
 from postroad.delivery.runner import Runner, Work
@@ -40,7 +57,9 @@ from postroad.errors import (
     InvalidURLError,
     MissingExtraError,
     NotSupportedError,
+    PayloadError,
     UnknownTransportError,
+    WrongTypeError,
 )
 
 T = TypeVar("T")
@@ -54,6 +73,9 @@ TRANSPORTS: Mapping[str, tuple[str, str, str | None]] = {
 
 _SAMPLES = {"sqlite": "sqlite:///sample.db"}
 """A URL of each scheme that needs more than the scheme, to ask for capabilities."""
+
+_PASSWORD = re.compile(r"([^/:@?#]*):(?!//).*@")
+_SECRET = re.compile(r"(?i)([^?&#=]*(?:password|passwd|pwd|secret|token|key)[^?&#=]*)=[^&#]*")
 
 DRAIN = timedelta(seconds=30)
 
@@ -225,7 +247,7 @@ class Postroad:
             draft(bound.subscription, self.capabilities, self._setting(bound))
             for bound in self.subscriptions
         ]
-        publishing = [check_topic(topic, self.capabilities) for topic in self.topics.values()]
+        publishing = [draft_topic(topic, self.capabilities) for topic in self.topics.values()]
         return contracts + publishing
 
     def check(self) -> None:
@@ -311,10 +333,8 @@ class Postroad:
         mine = self._publisher is None
         await self.open()
         stopping = asyncio.Event()
-        runners = [
-            asyncio.create_task(self._runner(bound).run(stopping, drain))
-            for bound in self.subscriptions
-        ]
+        made = [self._runner(bound) for bound in self.subscriptions]
+        runners = [asyncio.create_task(runner.run(stopping, drain)) for runner in made]
         tickers = [asyncio.create_task(self._ticker(every).run()) for every in self._schedules]
         waiting = asyncio.create_task((stop or asyncio.Event()).wait())
         try:
@@ -333,7 +353,9 @@ class Postroad:
     @asynccontextmanager
     async def consuming(self, *, drain: timedelta = DRAIN) -> AsyncIterator[Postroad]:
         """Consume in the background of the block, and drain at its end; for web applications'
-        lifespans and for tests. A subscription that fails for good cancels the block."""
+        lifespans and for tests. A subscription that fails for good cancels the block. Opens the
+        road if it is not, and then closes it too."""
+        mine = self._publisher is None
         await self.open()
         stop = asyncio.Event()
         try:
@@ -348,7 +370,8 @@ class Postroad:
                 raise errors.exceptions[0] from None
             raise
         finally:
-            await self.close()
+            if mine:
+                await self.close()
 
     def _runner(self, bound: Bound) -> Runner:
         work = Work(
@@ -366,13 +389,16 @@ class Postroad:
         return Ticker(every, self._transport, self.clock, source=self.name, prepare=self._prepare)
 
     def _decoder(self, name: str, handler: Handler, subscription: Subscription) -> Decode:
-        topic = self.topics.get(name)
-        if topic is not None:
-            return topic.decode
         wanted = handler.payload_type
         if subscription.batch is not None and wanted is not None:
-            wanted = next(iter(getattr(wanted, "__args__", ())), Any)
-        return Topic(name, Any if wanted is None else wanted).decode
+            wanted = next(iter(get_args(wanted)), None)
+        topic = self.topics.get(name)
+        if topic is not None and accepts(wanted, topic.type):
+            return topic.decode
+        try:
+            return Topic(name, Any if accepts(wanted, object) else wanted).decode
+        except DeclarationError as error:
+            raise WrongTypeError(f"{name!r} cannot be read as {wanted}: {error}") from None
 
     def _max_payload(self, name: str) -> int | None:
         topic = self.topics.get(name)
@@ -381,6 +407,27 @@ class Postroad:
     async def _watch(self) -> None:
         async for notice in self._transport.notices():
             self.hooks.noticed(None, notice)
+
+    @contextmanager
+    def rebound(
+        self, transport: Transport, clock: Clock, adapt: Callable[[Bound], Bound]
+    ) -> Iterator[Postroad]:
+        """Inside the block the same object, with all that was declared, is on another transport
+        and another clock, its subscriptions adapted; `postroad.testing.TestRoad` is made of it.
+
+        Raises:
+            DeclarationError: the road is open.
+        """
+        if self._publisher is not None:
+            raise DeclarationError(f"{self!r} is open; close it before it goes elsewhere")
+        before = self._transport, self.clock, self.subscriptions
+        self._transport, self.clock = transport, clock
+        self.subscriptions = [adapt(bound) for bound in before[2]]
+        try:
+            yield self
+        finally:
+            self._transport, self.clock, self.subscriptions = before
+            self._prepared.clear()
 
     # --- publishing --------------------------------------------------------------------------
 
@@ -395,14 +442,11 @@ class Postroad:
             PublishError: not accepted, or of unknown fate.
             NotSupportedError: inside a `tx`, where only `tx.publish` commits with the rest.
         """
+        if in_transaction.get():
+            raise _bare_publish()
         publisher = self._publisher
         if publisher is None or topic not in self._prepared:
             publisher = await self._prepare_to_publish(topic)
-        if in_transaction.get():
-            raise NotSupportedError(
-                "a bare publish inside a transaction would survive its rollback; "
-                "use `await tx.publish(topic, payload)`"
-            )
         chosen = Options(**options) if options else NO_OPTIONS
         if self._observed:
             await self._observe(topic, payload, chosen)
@@ -424,8 +468,12 @@ class Postroad:
 
         Raises:
             PayloadError: one payload does not fit; the chunks before it are accepted.
-            PublishError: indices count from the first payload.
+            PublishError: indices count from the first payload; the chunks before are accepted,
+                what follows was not sent.
+            NotSupportedError: inside a `tx`, as for `publish`.
         """
+        if in_transaction.get():
+            raise _bare_publish()
         publisher = await self._prepare_to_publish(topic)
         if self._observed:
             return [await self.publish(topic, payload, **options) for payload in payloads]
@@ -522,16 +570,22 @@ class Postroad:
 
     # --- reading -----------------------------------------------------------------------------
 
-    async def stream(self, topic: Topic[T], *, start: Start = "latest") -> AsyncIterator[T]:
+    async def stream(self, topic: Topic[T], *, start: Start = "latest") -> AsyncGenerator[T, None]:
         """The topic's payloads as they come, to this iterator alone; nothing outlives it. A
         payload that cannot be decoded is skipped and told to `Hooks.failed`."""
-        self._declare(topic)
-        async for delivery in self.stream_messages(topic, start=start):
-            yield topic.decode(delivery.message.data)
+        async with aclosing(self.stream_messages(topic, start=start)) as deliveries:
+            async for delivery in deliveries:
+                try:
+                    payload = topic.decode(delivery.message.data)
+                except PayloadError as error:
+                    failure = describe(error, self.clock.now_us())
+                    self.hooks.failed(Subscription(source=topic, group=None), delivery, failure)
+                else:
+                    yield payload
 
     async def stream_messages(
         self, source: Topic[Any] | str, *, start: Start = "latest"
-    ) -> AsyncIterator[Delivery]:
+    ) -> AsyncGenerator[Delivery, None]:
         """As `stream`, over a topic or a pattern, with whole deliveries."""
         if isinstance(source, Topic):
             await self._prepare_to_publish(source)
@@ -541,8 +595,9 @@ class Postroad:
         self._streams.append(subscription.source_name)
         self._needs_road.clear()
         try:
-            async for delivery in tail(transport, subscription, self.clock):
-                yield delivery
+            async with aclosing(tail(transport, subscription, self.clock)) as deliveries:
+                async for delivery in deliveries:
+                    yield delivery
         finally:
             self._streams.remove(subscription.source_name)
             self._needs_road.clear()
@@ -597,17 +652,18 @@ class Postroad:
 _ACCEPTED = Receipt()
 
 
+def _bare_publish() -> NotSupportedError:
+    return NotSupportedError(
+        "a bare publish inside a transaction would survive its rollback; "
+        "use `await tx.publish(topic, payload)`"
+    )
+
+
 def mask(url: str) -> str:
-    """The URL without its password, for people and logs."""
-    try:
-        parts = urlsplit(url)
-        if parts.password is None:
-            return url
-    except ValueError:
-        return "(unreadable URL)"
-    host = parts.netloc.rpartition("@")[2]
-    user = parts.username or ""
-    return parts._replace(netloc=f"{user}:***@{host}").geturl()
+    """The URL without its secrets, for people and logs: what stands between a user's name and
+    an `@`, and the parameters whose names say that they are secret."""
+    open_url = _PASSWORD.sub(r"\1:***@", url)
+    return _SECRET.sub(r"\1=***", open_url)
 
 
 def connect(url: str, clock: Clock) -> Transport:
@@ -619,7 +675,7 @@ def connect(url: str, clock: Clock) -> Transport:
         MissingExtraError: its client library is not installed.
     """
     scheme, colon, _ = url.partition(":")
-    if not colon or "//" not in url:
+    if not colon or "//" not in url or not _is_readable(url):
         raise InvalidURLError(f"{mask(url)!r} is not a road's URL; they look like {_examples()}")
     if scheme not in TRANSPORTS:
         raise UnknownTransportError(
@@ -636,6 +692,14 @@ def connect(url: str, clock: Clock) -> Transport:
         ) from None
     transport: Transport = make(url, clock=clock)
     return transport
+
+
+def _is_readable(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.port != 0 and "\0" not in unquote(url)
+    except ValueError:
+        return False
 
 
 def catalog() -> Mapping[str, Capabilities]:

@@ -41,6 +41,18 @@ LIES: dict[str, tuple[Callable[[], liars.Disguise], tuple[str, ...]]] = {
         ("test_a_nack_brings_it_again", "test_what_a_failure_says_is_kept"),
     ),
     "obeys zombies": (liars.ObeysZombies, ("test_a_zombie_settles_nothing",)),
+    "shares partitions": (
+        liars.SharesPartitions,
+        ("test_joining_and_leaving_keep_the_order_of_a_key",),
+    ),
+    "never ends a lease": (
+        liars.KeepsLeases,
+        ("test_a_lease_that_ends_gives_the_message_to_another",),
+    ),
+    "settles on close": (
+        liars.SettlesOnClose,
+        ("test_closing_hands_back_without_an_attempt",),
+    ),
     "commits past gaps": (
         liars.CommitsPastGaps,
         ("test_an_ack_settles_nothing_before_it",),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -101,6 +102,13 @@ async def ack(consumer: Consumer, deliveries: Iterable[Delivery]) -> set[str]:
 
 async def join(transport: SqliteTransport, subscription: Subscription, **plan: Any) -> Consumer:
     return await transport.subscribe(subscription, Plan(**plan))
+
+
+async def until(condition: Callable[[], Awaitable[object]], seconds: float = 30) -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110 - another process makes it true
+            await asyncio.sleep(0.02)
 
 
 def balance(account: Account) -> int:

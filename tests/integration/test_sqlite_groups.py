@@ -140,12 +140,16 @@ async def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
             await tx.execute("CREATE TABLE business (n INTEGER)")
             assert await tx.execute_many("INSERT INTO business VALUES (?)", [(1,), (2,)]) == 2
             await tx.publish(KEYED, Number(7, "k"))
-            assert ns(await take(after)) == []
-        with pytest.raises(RuntimeError, match="changed my mind"):
+            assert await transport.browse(KEYED.name, "earliest", 10) == []
+
+        async def change_my_mind() -> None:
             async with consumer.transaction(two, "test") as tx:
                 await tx.execute("DELETE FROM business")
                 await tx.publish(KEYED, Number(8, "k"))
                 raise RuntimeError("changed my mind")
+
+        with pytest.raises(RuntimeError, match="changed my mind"):
+            await change_my_mind()
         async with consumer.transaction(three, "test") as tx:
             assert await tx.fetch("SELECT n FROM business") == [(1,), (2,)]
         assert ns(await take(after, wait=SOON)) == [7]
@@ -333,10 +337,9 @@ async def test_an_audit_that_can_fail(tmp_path: Path) -> None:
     async with road(tmp_path, group()) as transport:
         await publish(transport, range(10))
         database = transport._log.database
-        await database.write(
-            lambda c: c.execute("DELETE FROM postroad_messages WHERE id IN "
-                                "(SELECT id FROM postroad_messages LIMIT 1)") and None
-        )  # fmt: skip
+        one = "SELECT id FROM postroad_messages LIMIT 1"
+        delete = f"DELETE FROM postroad_messages WHERE id IN ({one})"
+        await database.write(lambda c: c.execute(delete).rowcount)
         assert balance(await transport.account(NAME, "g")) == 1
 
 

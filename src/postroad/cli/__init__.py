@@ -5,6 +5,10 @@ from __future__ import annotations
 
 def main() -> None:
     """The `postroad` program."""
-    from postroad.cli.program import run
+    try:
+        from postroad.cli.program import run
 
-    raise SystemExit(run())
+        code = run()
+    except KeyboardInterrupt:  # before or after the place that reports it
+        code = 130
+    raise SystemExit(code)

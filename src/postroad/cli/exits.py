@@ -20,14 +20,12 @@ MEANINGS = {
     ExitCode.OK: "done",
     ExitCode.FAILURE: "the road, its storage or a message failed",
     ExitCode.USAGE: "wrong arguments, or a declaration that cannot work",
-    ExitCode.CHECK: "a check failed: audit not balanced, a guarantee not kept, doctor found a fault",
+    ExitCode.CHECK: "a check failed: audit, explain or doctor found something wrong",
     ExitCode.BUG: "an exception that nobody expected, with its traceback",
     ExitCode.INTERRUPTED: "interrupted",
 }
 
-EPILOG = (
-    "Exit codes: "
-    + "; ".join(f"{code.value} {meaning}" for code, meaning in MEANINGS.items())
-    + "."
+EPILOG = "\b\nExit codes:\n" + "\n".join(
+    f"  {code.value:>3}  {meaning}" for code, meaning in MEANINGS.items()
 )
-"""Stands at the end of every command's help."""
+"""Stands at the end of every command's help, its lines as they are."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from types import TracebackType
 from typing import Any
 
 import typer
@@ -28,20 +29,43 @@ def report(error: BaseException, *, as_json: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        _tell("Interrupted", "interrupted", ExitCode.INTERRUPTED, as_json)
+        _tell(
+            "Interrupted",
+            "\ninterrupted" if not as_json else "interrupted",
+            ExitCode.INTERRUPTED,
+            as_json,
+        )
         return ExitCode.INTERRUPTED
     if isinstance(error, _USAGE):
         return _report_usage(error, as_json)
     if isinstance(error, PostroadError):
         code = ExitCode.USAGE if isinstance(error, DeclarationError) else ExitCode.FAILURE
-        _tell(type(error).__name__, str(error), code, as_json)
+        text = "\n".join([str(error), *getattr(error, "__notes__", ())])
+        _tell(type(error).__name__, text, code, as_json)
         return code
-    trace = "".join(traceback.format_exception(error))
+    own = _without_our_frames(error.__traceback__)
+    trace = "".join(traceback.format_exception(type(error), error, own))
     if as_json:
         _tell(type(error).__name__, str(error), ExitCode.BUG, as_json, traceback=trace)
     else:
         sys.stderr.write(trace)
     return ExitCode.BUG
+
+
+def _without_our_frames(trace: TracebackType | None) -> TracebackType | None:
+    """The part of an app's module, where importing that raised; else all of it."""
+    link = trace
+    while link is not None and not _is_importlib(link):
+        link = link.tb_next
+    if link is None:
+        return trace
+    while link is not None and _is_importlib(link):
+        link = link.tb_next
+    return link
+
+
+def _is_importlib(link: TracebackType) -> bool:
+    return "importlib" in link.tb_frame.f_code.co_filename
 
 
 def _report_usage(error: Any, as_json: bool) -> int:
@@ -61,6 +85,9 @@ def _tell(kind: str, text: str, code: ExitCode, as_json: bool, **more: str) -> N
         found = {"type": kind, "message": text, "exit_code": int(code), **more}
         sys.stderr.write(json_line({"error": found}) + "\n")
         return
-    console = error_console()
-    console.print("[bold red]Error:[/] " if code != ExitCode.INTERRUPTED else "", end="")
-    console.print(plain(text, lines=True), style="red", markup=False, highlight=False)
+    from rich.text import Text
+
+    line = Text(plain(text, lines=True), style="red")
+    if code != ExitCode.INTERRUPTED:
+        line = Text("Error: ", style="bold red") + line
+    error_console().print(line)

@@ -8,33 +8,23 @@ from typing import Annotated
 
 import typer
 
-from postroad.cli.exits import EPILOG
+from postroad.cli.shell import BadUsage
 
 VARIABLE = "POSTROAD_ROAD"
 """Names the road where a command line does not."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
-Group = Annotated[str | None, typer.Option("--group", "-g", help="Only this group.")]
+Group = Annotated[
+    str | None, typer.Option("--group", "-g", metavar="NAME", help="Only this group.")
+]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Refresh until interrupted.")]
 
 
-def command_app(name: str, *, group: bool = False) -> typer.Typer:
-    """The Typer of one command, or of a group of them, with what all have in common."""
-    return typer.Typer(
-        name=name,
-        rich_markup_mode=None,
-        add_completion=False,
-        no_args_is_help=group,
-        epilog=EPILOG,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-
-
-def split_road(words: Sequence[str] | None, *, most: int, what: str = "") -> tuple[str, list[str]]:
+def split_road(words: Sequence[str] | None, *, most: int) -> tuple[str, list[str]]:
     """The road and the arguments behind it.
 
     The road is the first word if that has a colon, which no topic's name has; else it is the
-    environment's. `most` is how many arguments may follow, `what` names them for the error.
+    environment's. `most` is how many arguments may follow.
     """
     found = list(words or ())
     if found and ":" in found[0]:
@@ -42,12 +32,13 @@ def split_road(words: Sequence[str] | None, *, most: int, what: str = "") -> tup
     else:
         road = os.environ.get(VARIABLE, "")
     if not road:
-        raise typer.BadParameter(
-            "no ROAD is given: name an app (shop:road) or a URL (sqlite:///shop.db) first, or set "
-            f"the environment variable {VARIABLE}"
+        seen = f"; {found[0]!r} is none, it has no colon" if found else ""
+        raise BadUsage(
+            f"no ROAD is given{seen}: name an app (shop:road) or a URL (sqlite:///shop.db) "
+            f"first, or set the environment variable {VARIABLE}"
         )
     if len(found) > most:
-        raise typer.BadParameter(f"too many arguments after ROAD: {' '.join(found[most:])!r}{what}")
+        raise BadUsage(f"too many arguments after ROAD: {' '.join(found[most:])}")
     return road, found
 
 

@@ -36,13 +36,15 @@ def _console(*, stderr: bool) -> Console:
     return Console(stderr=stderr, width=None if fixed else _WIDE, highlight=False, soft_wrap=False)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> Table:
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()
+) -> Table:
     """A table without frame lines; the columns in `right` are numbers. Cells are plain text."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for name in columns:
         made.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
@@ -99,12 +101,9 @@ def size(number: int) -> str:
     """Bytes for people."""
     if number < 1024:
         return f"{number} B"
-    amount = float(number)
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        amount /= 1024
-        if amount < 1024:
-            break
-    return f"{amount:.1f} {unit}"
+    if number < 1 << 20:
+        return f"{number / (1 << 10):.1f} KiB"
+    return f"{number / (1 << 20):.1f} MiB"
 
 
 def age(duration: timedelta | None) -> str:

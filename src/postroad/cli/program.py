@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,8 @@ import typer
 import typer.main
 from typer.core import TyperGroup
 
-from postroad.cli.exits import EPILOG
+from postroad.cli.exits import EPILOG, ExitCode
+from postroad.cli.shell import HELP_NAMES, BadUsage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +53,14 @@ class Commands(TyperGroup):
         command.name = cmd_name
         return command
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            raise BadUsage(
+                f"there is no command {args[0]!r}" + (f"; did you mean {near[0]}?" if near else "")
+            )
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -62,7 +72,7 @@ program = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
     epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_NAMES,
 )
 
 
@@ -78,7 +88,9 @@ def _print_version(wanted: bool) -> None:
 def _program(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Messaging over any road, from in-process to a broker.
@@ -102,4 +114,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         from postroad.cli.failures import report
 
         return report(error, as_json="--json" in words)
+    if code == ExitCode.INTERRUPTED and sys.stderr.isatty():
+        sys.stderr.write("\n")  # behind the terminal's ^C
     return code if isinstance(code, int) else 0

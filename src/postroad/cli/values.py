@@ -6,7 +6,7 @@ import re
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-import typer
+from postroad.cli.shell import BadUsage
 
 if TYPE_CHECKING:
     from postroad.core.delivery import Start
@@ -20,7 +20,7 @@ def duration(text: str) -> timedelta:
     """Read `500ms`, `30s`, `5m`, `2h` or `1d`."""
     found = _DURATION.fullmatch(text)
     if found is None or float(found[1]) * _UNITS[found[2]] > _LONGEST:
-        raise typer.BadParameter(f"{text!r} is not a duration; write 500ms, 30s, 5m, 2h or 1d")
+        raise BadUsage(f"{text!r} is not a duration; write 500ms, 30s, 5m, 2h or 1d")
     return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
 
 
@@ -38,7 +38,7 @@ def start(text: str) -> Start:
     try:
         return Position.parse(text)
     except ValueError:
-        raise typer.BadParameter(
+        raise BadUsage(
             f"{text!r} is no place in a log; write earliest, latest, an instant with its zone "
             "(2026-01-31T12:00:00Z), or partition:offset (0:1042)"
         ) from None
@@ -50,9 +50,9 @@ def _instant(text: str) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not an instant in ISO 8601") from None
+        raise BadUsage(f"{text!r} is not an instant in ISO 8601") from None
     if found.tzinfo is None:
-        raise typer.BadParameter(f"{text!r} has no zone; write {text}Z for UTC")
+        raise BadUsage(f"{text!r} has no zone; write {text}Z for UTC")
     return found
 
 
@@ -62,6 +62,6 @@ def headers(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise typer.BadParameter(f"{pair!r} is not a header; write name=value")
+            raise BadUsage(f"{pair!r} is not a header; write name=value")
         found[name] = value
     return found

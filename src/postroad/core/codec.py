@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from postroad.core.fields import unknown_fields
+from postroad.core.fields import formless, unknown_fields
 from postroad.errors import (
     DeclarationError,
     DecodeError,
@@ -22,7 +22,7 @@ T = TypeVar("T")
 class Codec(Protocol[T]):
     """Turns payloads of one type into bytes and back.
 
-    Both functions are pure and thread-safe. They raise only `PayloadError`s.
+    Both functions are pure and thread-safe, and raise `PayloadError` and nothing else.
     """
 
     content_type: str
@@ -68,14 +68,9 @@ class JsonCodec(Generic[T]):
             self._decode: Callable[[bytes], T] = payload_type.model_validate_json
             self._encode: Callable[[T], bytes] = _pydantic_encode
         else:
-            try:
-                self._decode = msgspec.json.Decoder(payload_type).decode
-            except TypeError as error:
-                raise DeclarationError(
-                    f"no JSON codec for payload type {payload_type!r}: {error}"
-                ) from None
+            self._decode = _decoder(payload_type)
             self._encode = msgspec.json.Encoder().encode
-        self._plain = isinstance(payload_type, type) and not self._pydantic
+        self._plain = isinstance(payload_type, type)
 
     def encode(self, payload: T) -> bytes:
         if self._plain and not self._fits(payload):
@@ -84,7 +79,7 @@ class JsonCodec(Generic[T]):
             )
         try:
             return self._encode(payload)
-        except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise EncodeError(f"cannot encode {type(payload).__name__}: {error}") from None
 
     def decode(self, data: bytes) -> T:
@@ -96,6 +91,8 @@ class JsonCodec(Generic[T]):
             raise DecodeError(f"not JSON: {error}") from None
         except ValueError as error:
             raise _pydantic_error(error) from None
+        except Exception as error:  # noqa: BLE001 - a type's own check may raise anything
+            raise WrongTypeError(f"the type's own check raised {type(error).__name__}") from None
         if self._reject_unknown:
             self._check_unknown(data)
         return payload
@@ -107,9 +104,25 @@ class JsonCodec(Generic[T]):
         return expected is float and isinstance(payload, int)
 
     def _check_unknown(self, data: bytes) -> None:
-        unknown = unknown_fields(msgspec.json.decode(data), self._type)
+        try:
+            value = msgspec.json.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise DecodeError(f"not JSON: {error}") from None
+        unknown = unknown_fields(value, self._type)
         if unknown:
             raise UnknownFieldError(f"fields unknown to the topic's type: {', '.join(unknown)}")
+
+
+def _decoder(payload_type: Any) -> Callable[[bytes], Any]:
+    try:
+        strange = formless(payload_type)
+        if strange:
+            raise TypeError(f"{', '.join(strange)} has no JSON form")
+        return msgspec.json.Decoder(payload_type).decode
+    except (TypeError, NameError) as error:
+        raise DeclarationError(
+            f"no JSON codec for payload type {payload_type!r}: {error}"
+        ) from None
 
 
 def _is_typed_dict(payload_type: Any) -> bool:

@@ -122,10 +122,15 @@ def check_topic(topic: Topic[Any], capabilities: Capabilities) -> Contract:
     Raises:
         GuaranteeError: the road cannot keep what the topic declares.
     """
-    contract = Contract(topic.name, tuple(_publishing(topic, capabilities)))
+    contract = draft_topic(topic, capabilities)
     if contract.gaps:
         raise GuaranteeError(f"The topic {topic.name}", contract.gaps)
     return contract
+
+
+def draft_topic(topic: Topic[Any], capabilities: Capabilities) -> Contract:
+    """As `check_topic`, with the gaps in the contract instead of an error."""
+    return Contract(topic.name, tuple(_publishing(topic, capabilities)))
 
 
 def _group(sub: Subscription, road: Capabilities, _: Setting) -> Iterator[Term]:

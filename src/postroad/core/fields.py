@@ -1,10 +1,12 @@
-"""Which fields of a decoded JSON value the payload's type does not know."""
+"""Payload types from inside: fields that they do not know, parts that have no JSON form."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from itertools import repeat
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from msgspec import inspect
 
@@ -81,18 +83,93 @@ def _could_be(value: object, info: inspect.Type) -> bool:
     return False
 
 
-def _walk_pydantic(value: object, model: Any, path: str) -> Iterator[str]:
-    if not isinstance(value, dict):
+def _walk_pydantic(value: object, kind: Any, path: str) -> Iterator[str]:
+    if hasattr(kind, "model_fields"):
+        yield from _walk_model(value, kind, path)
         return
-    aliases = {field.alias or name: field for name, field in model.model_fields.items()}
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        yield from _walk_pydantic(value, inner[0], path)
+    elif origin in (Union, UnionType):
+        findings = [set(_walk_pydantic(value, one, path)) for one in inner if _holds(value, one)]
+        yield from set.intersection(*findings) if findings else ()
+    elif isinstance(value, list) and inner:
+        kinds = inner if origin is tuple and Ellipsis not in inner else repeat(inner[0])
+        for item, one in zip(value, kinds, strict=False):
+            yield from _walk_pydantic(item, one, f"{path}[]")
+    elif isinstance(value, dict) and len(inner) == 2:
+        for name, item in value.items():
+            yield from _walk_pydantic(item, inner[1], _join(path, name))
+
+
+def _walk_model(value: object, model: Any, path: str) -> Iterator[str]:
+    if not isinstance(value, dict) or model.model_config.get("extra") == "allow":
+        return
+    known = _pydantic_fields(model)
     for name, item in value.items():
-        if name not in aliases:
+        if name in known:
+            yield from _walk_pydantic(item, known[name], _join(path, name))
+        else:
             yield _join(path, name)
-            continue
-        nested = aliases[name].annotation
-        if hasattr(nested, "model_fields"):
-            yield from _walk_pydantic(item, nested, _join(path, name))
+
+
+@lru_cache(maxsize=1024)
+def _pydantic_fields(model: Any) -> dict[str, Any]:
+    """Every name under which the model reads a field → the field's type."""
+    config = model.model_config
+    by_name = config.get("populate_by_name") or config.get("validate_by_name")
+    known: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        alias = field.validation_alias or field.alias
+        names = {name} if by_name or alias is None else set()
+        for one in getattr(alias, "choices", [alias]):
+            first = getattr(one, "path", [one])[0]
+            names |= {first} if isinstance(first, str) else set()
+        known |= dict.fromkeys(names, field.annotation)
+    return known
+
+
+def _holds(value: object, kind: Any) -> bool:
+    """Whether a JSON object or array may be of the kind, by its shape alone."""
+    if get_origin(kind) is Annotated:
+        return _holds(value, get_args(kind)[0])
+    origin = get_origin(kind) or kind
+    if isinstance(value, dict):
+        return hasattr(kind, "model_fields") or origin in (dict, Mapping, Any)
+    return isinstance(value, list) and origin in (list, tuple, set, frozenset, Sequence, Any)
 
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+def formless(payload_type: Any) -> list[str]:
+    """Names of the types that occur in it and that msgspec knows no JSON form of, sorted.
+
+    Raises:
+        TypeError: msgspec cannot read the type at all.
+        NameError: an annotation names what cannot be found from the module's top level.
+    """
+    found: set[str] = set()
+    seen: set[int] = set()
+    pending: list[Any] = [_type_info(payload_type)]
+    while pending:
+        info = pending.pop()
+        if id(info) in seen:
+            continue
+        seen.add(id(info))
+        if isinstance(info, inspect.CustomType):
+            found.add(getattr(info.cls, "__qualname__", repr(info.cls)))
+        pending += _parts(info)
+    return sorted(found)
+
+
+def _parts(info: inspect.Type) -> Iterator[Any]:
+    for name in ("item_type", "key_type", "value_type", "type"):
+        part = getattr(info, name, None)
+        if isinstance(part, inspect.Type):
+            yield part
+    for name in ("types", "item_types"):
+        yield from getattr(info, name, ())
+    for field in getattr(info, "fields", ()):
+        yield field.type

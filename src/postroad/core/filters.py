@@ -152,13 +152,15 @@ def split(wanted: Filter | None, native: frozenset[str]) -> tuple[Filter | None,
     """The part that a road with these dialects evaluates, and the residual one for the engine.
 
     A message passes the filter exactly if it passes both. Only a conjunction can be split; any
-    other filter goes whole to the one side or the other.
+    other filter goes whole to the one side or the other. A road without `all` gets one conjunct.
     """
     if wanted is None:
         return None, None
     parts = _parts(wanted, All)
     there = [part for part in parts if dialects(part) <= native]
-    here = [part for part in parts if not dialects(part) <= native]
+    if All.dialect not in native:
+        there = there[:1]
+    here = [part for part in parts if not any(part is native_one for native_one in there)]
     return _conjunction(there), _conjunction(here)
 
 

@@ -181,7 +181,7 @@ class Topic(Generic[T]):
     @property
     def partition_count(self) -> int:
         """`partitions`, resolved."""
-        return self.partitions or 1
+        return 1 if self.partitions is None else self.partitions
 
     def message(self, payload: T, options: Options = NO_OPTIONS) -> Outgoing:
         """A message to be published on this topic, to return or yield from a handler.

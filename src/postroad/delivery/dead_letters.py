@@ -60,7 +60,7 @@ class DeadLetterDesk:
         done = 0
         seen: set[str] = set()
         while True:
-            page = await road.dead_letters(pattern, group, _PAGE)
+            page = await road.dead_letters(pattern, group, _PAGE + len(seen))
             ids = [letter.id for letter in page if letter.id not in seen]
             if not ids:
                 return done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import msgspec
 from postroad.core.clock import Clock
 from postroad.core.delivery import Delivery, Failure, Settlement
 from postroad.core.message import Message
-from postroad.core.outcome import Discard, HandlerOutcome, Later, PartialFailure, Reject
+from postroad.core.outcome import Discard, Later, PartialFailure, Reject
 from postroad.core.retry import Retry
 from postroad.core.topic import Outgoing, Topic
 from postroad.core.transport import SqlLog, Transaction
@@ -111,7 +112,9 @@ class Executor:
             if self._sql_log is not None:
                 return await self._run_in_transaction(delivery, payload, self._sql_log)
             return self._answer(delivery, await self._call(payload, delivery, None))
-        except (Exception, HandlerOutcome) as error:  # noqa: BLE001 - the fate of a message
+        except asyncio.CancelledError as error:
+            return self.judge(delivery, _interruption(error))
+        except Exception as error:  # noqa: BLE001 - the fate of a message
             return self.judge(delivery, error)
 
     async def run_batch(self, deliveries: list[Delivery]) -> list[Verdict]:
@@ -128,7 +131,10 @@ class Executor:
 
     async def _run_part(self, deliveries: list[Delivery], payloads: list[Any]) -> list[Verdict]:
         try:
-            results = await self._call(payloads, deliveries, None)
+            try:
+                results = await self._call(payloads, deliveries, None)
+            except asyncio.CancelledError as error:
+                raise _interruption(error) from None
         except PartialFailure as error:
             return [
                 self.judge(delivery, error.failed[index])
@@ -136,7 +142,7 @@ class Executor:
                 else Settlement(delivery)
                 for index, delivery in enumerate(deliveries)
             ]
-        except (Exception, HandlerOutcome) as error:  # noqa: BLE001 - the fate of a message
+        except Exception as error:  # noqa: BLE001 - the fate of a message
             if len(deliveries) == 1:
                 return [self.judge(deliveries[0], error)]
             middle = len(deliveries) // 2
@@ -219,6 +225,8 @@ class Executor:
         async with self._deadline():
             if not handler.is_async:
                 result = await self._in_thread(positional, named)
+                if inspect.isawaitable(result):
+                    result = await result
             elif handler.yields:
                 result = [item async for item in self._function(*positional, **named)]
             else:
@@ -232,8 +240,12 @@ class Executor:
 
     async def _in_thread(self, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
         def call() -> Any:
-            result = self._function(*positional, **named)
-            return list(result) if self._handler.yields else result
+            try:
+                result = self._function(*positional, **named)
+                return list(result) if self._handler.yields else result
+            except StopIteration as error:
+                # A future cannot carry it: whoever awaits it would wait for ever.
+                raise RuntimeError("the handler raised StopIteration") from error
 
         context = contextvars.copy_context()
         loop = asyncio.get_running_loop()
@@ -244,7 +256,7 @@ class Executor:
             return []
         items: Iterable[Any] = result if isinstance(result, list | tuple) else [result]
         now = self._clock.now_us()
-        return [self._envelope(item, now) for item in items]
+        return [self._envelope(item, now) for item in items if item is not None]
 
     def _envelope(self, item: Any, now_us: int) -> tuple[Topic[Any], Message]:
         if not isinstance(item, Outgoing):
@@ -285,8 +297,21 @@ class _Timeout:
             raise
 
 
-class HandlerTimeout(Exception):
+class HandlerTimeout(TimeoutError):
     """A handler ran past its subscription's timeout and was cancelled."""
+
+
+class HandlerCancelled(Exception):
+    """A handler ended with a cancellation that nobody asked for, such as that of a task of its
+    own which it awaited."""
+
+
+def _interruption(error: asyncio.CancelledError) -> Exception:
+    """The failure of a handler that was cancelled by itself; raises if the worker is meant."""
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise error
+    return HandlerCancelled("it awaited something that was cancelled")
 
 
 def describe(error: BaseException, now_us: int) -> Failure:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from functools import partial
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from postroad.core.delivery import Delivery
 from postroad.core.message import Message
@@ -17,6 +18,7 @@ from postroad.core.transport import Transaction
 from postroad.errors import HandlerTypeError
 
 _EXTRAS = (Message, Delivery, Transaction)
+_UNIONS = (Union, types.UnionType)
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,12 @@ def inspect_handler(function: Callable[..., Any], subscription: Subscription) ->
     Raises:
         HandlerTypeError: it cannot take what the topic carries.
     """
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    target = function if inspect.isroutine(function) else type(function).__call__
+    target = _target(function)
+    name = getattr(target, "__qualname__", type(function).__qualname__)
     parameters = _parameters(function, name)
     hints = _hints(target, name)
-    wants_payload, payload_type, extras = _sort_parameters(parameters, hints, name)
+    batch = subscription.batch is not None
+    wants_payload, payload_type, extras = _sort_parameters(parameters, hints, name, batch)
     if wants_payload:
         _check_payload(payload_type, subscription, name)
     return Handler(
@@ -89,10 +92,26 @@ def inspect_handler(function: Callable[..., Any], subscription: Subscription) ->
     )
 
 
+def _target(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that a call ends in: below partials, and of an object its `__call__`."""
+    while isinstance(function, partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__
+
+
 def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
-    parameters = list(inspect.signature(function).parameters.values())
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        raise HandlerTypeError(
+            f"the handler {name} does not tell its parameters; wrap it in a function"
+        ) from None
     if not parameters:
         raise HandlerTypeError(f"the handler {name} takes no parameter; it needs the payload")
+    if parameters[0].kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
+        raise HandlerTypeError(
+            f"the handler {name} takes no positional parameter; its first one is the payload"
+        )
     return parameters
 
 
@@ -102,20 +121,21 @@ def _hints(target: Callable[..., Any], name: str) -> dict[str, Any]:
     except NameError as error:
         raise HandlerTypeError(
             f"the handler {name} has an annotation that cannot be resolved ({error}); "
-            "import the name at run time, outside `if TYPE_CHECKING`"
+            "define or import the name at module level, outside `if TYPE_CHECKING`"
         ) from None
 
 
 def _sort_parameters(
-    parameters: list[inspect.Parameter], hints: dict[str, Any], name: str
+    parameters: list[inspect.Parameter], hints: dict[str, Any], name: str, batch: bool
 ) -> tuple[bool, Any, dict[str, Any]]:
     first = parameters[0]
-    kind = _extra_kind(hints.get(first.name))
-    extras: dict[str, Any] = {} if kind is None else {first.name: kind}
-    for parameter in parameters[1:]:
-        kind = _extra_kind(hints.get(parameter.name))
+    extras: dict[str, Any] = {}
+    for parameter in parameters:
+        kind = _extra_kind(hints.get(parameter.name), name, batch)
         if kind is not None and parameter.kind is not parameter.POSITIONAL_ONLY:
             extras[parameter.name] = kind
+        elif parameter is first and kind is None:
+            continue
         elif parameter.default is parameter.empty and parameter.kind in (
             parameter.POSITIONAL_ONLY,
             parameter.POSITIONAL_OR_KEYWORD,
@@ -128,11 +148,20 @@ def _sort_parameters(
     return first.name not in extras, hints.get(first.name), extras
 
 
-def _extra_kind(annotation: Any) -> Any:
+def _extra_kind(annotation: Any, name: str, batch: bool) -> Any:
     element = _element(annotation)
     for kind in _EXTRAS:
-        if annotation is kind or element is kind:
-            return kind
+        if annotation is not kind and element is not kind:
+            continue
+        if kind is not Transaction and batch is (annotation is kind):
+            wanted, given = (f"list[{kind.__name__}]", "a list of them")
+            if not batch:
+                wanted, given = kind.__name__, "one at a time"
+            raise HandlerTypeError(
+                f"the handler {name} takes {_show(annotation)}, but "
+                f"{'with' if batch else 'without'} batch it gets {given}; annotate it as {wanted}"
+            )
+        return kind
     return None
 
 
@@ -145,7 +174,7 @@ def _element(annotation: Any) -> Any:
 
 def _check_payload(annotation: Any, subscription: Subscription, name: str) -> None:
     if subscription.batch is not None:
-        if annotation in (None, Any, list):
+        if annotation in (None, Any, object, list, Sequence):
             return
         element = _element(annotation)
         if element is None:
@@ -155,27 +184,41 @@ def _check_payload(annotation: Any, subscription: Subscription, name: str) -> No
             )
         annotation = element
     source = subscription.source
-    if isinstance(source, Topic) and not _accepts(annotation, source.type):
+    if isinstance(source, Topic) and not accepts(annotation, source.type):
         raise HandlerTypeError(
             f"the handler {name} takes {_show(annotation)}, but topic {source.name!r} carries "
             f"{_show(source.type)}; change the annotation, or subscribe it to another topic"
         )
 
 
-def _accepts(annotation: Any, payload_type: Any) -> bool:
+def accepts(annotation: Any, payload_type: Any) -> bool:
+    """Whether every payload of the type is what the annotation says; None says nothing."""
     if annotation in (None, Any, object, inspect.Parameter.empty) or annotation == payload_type:
         return True
     if isinstance(annotation, typing.TypeVar):
         return True
-    if get_origin(annotation) in (Union, types.UnionType):
-        return any(_accepts(option, payload_type) for option in get_args(annotation))
+    if get_origin(payload_type) is Annotated:
+        return accepts(annotation, get_args(payload_type)[0])
+    if get_origin(payload_type) in _UNIONS:
+        return all(accepts(annotation, option) for option in get_args(payload_type))
+    if get_origin(annotation) in _UNIONS:
+        return any(accepts(option, payload_type) for option in get_args(annotation))
+    if _is_typed_dict(payload_type):
+        return annotation in (dict, Mapping) or get_origin(annotation) in (dict, Mapping)
+    if _is_typed_dict(annotation):
+        return False
     if isinstance(annotation, type) and isinstance(payload_type, type):
-        is_typed_dict = hasattr(annotation, "__total__")
-        if hasattr(payload_type, "__total__") and annotation is dict:
+        try:
+            return issubclass(payload_type, annotation)
+        except TypeError:  # a protocol that cannot be asked
             return True
-        return not is_typed_dict and issubclass(payload_type, annotation)
-    return False
+    return annotation is get_origin(payload_type)
+
+
+def _is_typed_dict(kind: Any) -> bool:
+    return isinstance(kind, type) and hasattr(kind, "__total__")
 
 
 def _show(annotation: Any) -> str:
-    return getattr(annotation, "__name__", None) or str(annotation)
+    name = getattr(annotation, "__name__", None)
+    return name if name and not get_args(annotation) else str(annotation)

@@ -93,10 +93,12 @@ class Lanes:
             removed = [delivery for delivery in line if wanted(delivery)]
             taken.extend(removed)
             kept = deque(delivery for delivery in line if not wanted(delivery))
-            if lane in started and not kept:
+            if lane in started and kept:
+                self._ready.append(kept.popleft())
+            elif lane in started:
                 del self._waiting[lane]
-            else:
-                self._waiting[lane] = kept
+                continue
+            self._waiting[lane] = kept
         return taken
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from postroad.core.clock import Clock
-from postroad.errors import PostroadError
+from postroad.errors import PostroadError, PublishError
 
 T = TypeVar("T")
 
@@ -25,7 +25,15 @@ async def patiently(clock: Clock, call: Callable[[], Awaitable[T]]) -> T:
         try:
             return await call()
         except PostroadError as error:
-            if not error.transient:
+            if not is_transient(error):
                 raise
         await clock.sleep(wait)
         wait = min(wait * 2, _LONGEST_WAIT)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether waiting may cure it; a `PublishError`, whether it may cure every cause."""
+    if isinstance(error, PublishError):
+        causes = [*error.failed.values(), *error.unknown.values()]
+        return bool(causes) and all(is_transient(cause) for cause in causes)
+    return isinstance(error, PostroadError) and error.transient

@@ -16,33 +16,53 @@ class Prefix:
     """
 
     def __init__(self) -> None:
-        self._in_hand: dict[Partition, deque[Delivery]] = {}
+        self._lines: dict[Partition, deque[Delivery]] = {}
+        self._known: set[int] = set()
         self._answers: dict[int, Settlement] = {}
+
+    def __len__(self) -> int:
+        """How many answers are held back."""
+        return len(self._answers)
 
     def received(self, deliveries: Iterable[Delivery]) -> None:
         """Take note of a batch, in the order of each partition's log."""
         for delivery in deliveries:
             place = (delivery.topic, delivery.partition)
-            self._in_hand.setdefault(place, deque()).append(delivery)
+            self._lines.setdefault(place, deque()).append(delivery)
+            self._known.add(id(delivery))
 
-    def settle(self, settlements: Iterable[Settlement]) -> list[Settlement]:
-        """Add answers; returns those that now belong to a contiguous prefix, in log order."""
+    def settle(
+        self, settlements: Iterable[Settlement]
+    ) -> tuple[list[Settlement], list[Settlement]]:
+        """Add answers. Returns those that now belong to a contiguous prefix, in log order; and
+        those of forgotten partitions, which must not be committed."""
         touched: set[Partition] = set()
+        stale = []
         for settlement in settlements:
             delivery = settlement.delivery
-            self._answers[id(delivery)] = settlement
-            touched.add((delivery.topic, delivery.partition))
-        return [answer for place in sorted(touched) for answer in self._advance(place)]
+            if id(delivery) in self._known:
+                self._answers[id(delivery)] = settlement
+                touched.add((delivery.topic, delivery.partition))
+            else:
+                stale.append(settlement)
+        return [answer for place in sorted(touched) for answer in self._advance(place)], stale
 
-    def forget(self, partitions: Sequence[Partition]) -> None:
-        """These are no longer ours: drop what was held back for them."""
+    def forget(self, partitions: Sequence[Partition]) -> list[Settlement]:
+        """These are no longer ours: drop what was held back for them, and return it."""
+        dropped = []
         for place in partitions:
-            for delivery in self._in_hand.pop(place, ()):
-                self._answers.pop(id(delivery), None)
+            for delivery in self._lines.pop(place, ()):
+                self._known.discard(id(delivery))
+                answer = self._answers.pop(id(delivery), None)
+                if answer is not None:
+                    dropped.append(answer)
+        return dropped
 
     def _advance(self, place: Partition) -> list[Settlement]:
-        line = self._in_hand.get(place, deque())
+        line = self._lines[place]
         free = []
         while line and id(line[0]) in self._answers:
-            free.append(self._answers.pop(id(line.popleft())))
+            identity = id(line.popleft())
+            self._known.discard(identity)
+            free.append(self._answers.pop(identity))
         return free

@@ -56,52 +56,39 @@ class Publisher:
         """Publish in chunks, in order; the next one is made while the last one commits.
 
         Raises:
-            PublishError: indices count from the first entry; the chunks before are accepted.
+            PublishError: indices count from the first entry. What is before the failed chunk is
+                accepted, what is after it was not sent.
         """
         receipts: list[Receipt] = []
-        running: asyncio.Task[Sequence[Receipt]] | None = None
-        chunk = list(islice(entries, CHUNK))
-        while chunk or running is not None:
-            following = None
-            if chunk:
-                before = running
-                following = asyncio.create_task(self._after(before, chunk))
+        sending: asyncio.Task[Sequence[Receipt]] | None = None
+        try:
+            while chunk := list(islice(entries, CHUNK)):
+                if sending is not None:
+                    last, sending = sending, None
+                    receipts.extend(await _outcome(last, len(receipts)))
+                sending = asyncio.create_task(self._send_chunk(chunk))
                 # The sending starts before the next chunk is encoded.
                 await asyncio.sleep(0)
-                chunk = list(islice(entries, CHUNK))
-            if running is not None:
-                receipts.extend(await self._collect(running, following, len(receipts)))
-            running = following
+        except BaseException as error:
+            if sending is not None:
+                if isinstance(error, asyncio.CancelledError):
+                    sending.cancel()
+                await asyncio.wait({sending})
+                if not sending.cancelled():
+                    sending.exception()  # what ended the entries goes first
+            raise
+        if sending is not None:
+            receipts.extend(await _outcome(sending, len(receipts)))
         return receipts
 
-    async def _after(
-        self, before: asyncio.Task[Sequence[Receipt]] | None, chunk: list[_Entry]
-    ) -> Sequence[Receipt]:
-        if before is not None:
-            await asyncio.wait({before})
-            if before.cancelled() or before.exception() is not None:
-                return ()
-        return await self._send_now(chunk)
-
-    async def _collect(
-        self,
-        running: asyncio.Task[Sequence[Receipt]],
-        following: asyncio.Task[Sequence[Receipt]] | None,
-        offset: int,
-    ) -> Sequence[Receipt]:
+    async def _send_chunk(self, chunk: Sequence[_Entry]) -> Sequence[Receipt]:
+        self._check_open()
         try:
-            return await running
-        except PublishError as error:
-            if following is not None:
-                await following
-            raise PublishError(
-                {offset + index: cause for index, cause in error.failed.items()},
-                {offset + index: cause for index, cause in error.unknown.items()},
-            ) from None
-        except asyncio.CancelledError:
-            if following is not None:
-                following.cancel()
+            return await self._send_now(chunk)
+        except PublishError:
             raise
+        except PostroadError as error:
+            raise PublishError(dict.fromkeys(range(len(chunk)), error)) from error
 
     async def close(self) -> None:
         """Send what was given, then take no more. Idempotent."""
@@ -110,12 +97,15 @@ class Publisher:
             await asyncio.wait({self._sending})
 
     def _add(self, entry: _Entry, waiter: asyncio.Future[Receipt] | None) -> None:
-        if self._closed:
-            raise ClosedError("the road is closed; publish inside `async with road`")
+        self._check_open()
         self._entries.append(entry)
         self._waiters.append(waiter)
         if self._sending is None:
             self._sending = asyncio.get_running_loop().create_task(self._drain())
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the road is closed; publish inside `async with road`")
 
     async def _drain(self) -> None:
         try:
@@ -165,6 +155,16 @@ class Publisher:
                     self._hooks.published(name, count)
         for name, count in Counter(entries[index][0].name for index in indices).items():
             self._hooks.publish_failed(name, count, error)
+
+
+async def _outcome(sending: asyncio.Task[Sequence[Receipt]], offset: int) -> Sequence[Receipt]:
+    try:
+        return await sending
+    except PublishError as error:
+        raise PublishError(
+            {offset + index: cause for index, cause in error.failed.items()},
+            {offset + index: cause for index, cause in error.unknown.items()},
+        ) from None
 
 
 def _answer_partly(error: PublishError, waiters: Sequence[asyncio.Future[Receipt] | None]) -> None:

@@ -1,13 +1,14 @@
 """The runner: receive a batch, begin, lanes, handler, settle a batch; for one subscription.
 
 What runs side by side: one task that receives, `concurrency` workers that take from the lanes,
-one that settles, one that renews leases, one that reads notices. No task is made per message.
+one that settles, one that renews leases, one that reads notices, one that pauses partitions. No
+task is made per message.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,21 +19,32 @@ from postroad.core.contract import Contract
 from postroad.core.delivery import Delivery, Failure, Outcome, Partition, Settlement
 from postroad.core.filters import split
 from postroad.core.hooks import Hooks
-from postroad.core.message import Message
-from postroad.core.notices import Lost, Notice, Revoking
+from postroad.core.notices import Lost, Revoking
 from postroad.core.subscription import Subscription
-from postroad.core.topic import Topic
 from postroad.core.transport import Consumer, Source, SqlLog, Transport
-from postroad.delivery.execution import Answer, Decode, Executor, Held, Rules, Verdict
+from postroad.delivery.execution import (
+    Answer,
+    Decode,
+    Executor,
+    Held,
+    Rules,
+    Verdict,
+    describe,
+)
 from postroad.delivery.handler import Handler
+from postroad.delivery.holding import Holding
 from postroad.delivery.lanes import Lanes
 from postroad.delivery.patience import patiently
 from postroad.delivery.prefix import Prefix
-from postroad.delivery.settler import Settler
+from postroad.delivery.settler import Publish, Results, Settler
 from postroad.delivery.window import Window
-from postroad.errors import StorageError, TransportError
+from postroad.errors import NotSupportedError, PostroadError, StorageError, TransportError
 
 _POLL = timedelta(seconds=1)
+_FILL_EVERY = 0.005
+_LAST_WORDS = 1.0
+"""Seconds for answers that are given when the drain's limit is over."""
+_INSIST_EVERY = 1.0
 _TURN = 64
 """Messages that a worker handles before it lets the event loop breathe."""
 
@@ -54,7 +66,7 @@ class Work:
     handler: Handler
     decode_for: Callable[[str], Decode]
     max_payload: Callable[[str], int | None]
-    publish: Callable[[list[tuple[Topic[Any], Message]]], Any]
+    publish: Publish
     source: str
 
 
@@ -71,18 +83,22 @@ class Runner:
         # Settled before the handler: at most once, and whatever nobody could redeliver.
         self._settle_first = sub.delivery == "at-most-once" or sub.group is None
         self._lanes = Lanes(sub.order)
+        self._holding = Holding(self._lanes, sub.retry.hold, clock, self._wake_workers)
         self._in_hand: dict[int, Delivery] = {}
         self._bytes = 0
         self._running: dict[int, Delivery] = {}
-        self._held: dict[int, tuple[Delivery, asyncio.Task[None]]] = {}
-        self._paused: set[Partition] = set()
         self._lost: set[int] = set()
+        self._leaving: set[Partition] = set()
+        self._errands: set[asyncio.Task[None]] = set()
         self._idle_workers: list[asyncio.Future[None]] = []
         self._room = asyncio.Event()
         self._quiet = asyncio.Event()
+        self._filling = 0
+        self._settling_ahead = False
         self._draining = False
         self._prefix: Prefix | None = None
-        self._window = Window(sub.concurrency, sub.prefetch, clock.monotonic)
+        at_once = sub.concurrency * (sub.batch.size if sub.batch else 1)
+        self._window = Window(at_once, sub.prefetch, clock.monotonic)
         _, self._filter = split(sub.filter, transport.capabilities.filters)
 
     async def run(self, stop: asyncio.Event, drain: timedelta) -> None:
@@ -92,12 +108,23 @@ class Runner:
         Raises:
             PostroadError: the road failed for good; what was in hand is handed back.
         """
-        assert isinstance(self._transport, Source)
-        self._consumer = await self._transport.subscribe(self._sub, self._work.contract.plan)
+        consumer = await self._join(stop)
+        if consumer is None:
+            return
         try:
-            await self._run(self._consumer, stop, drain)
+            await self._run(consumer, stop, drain)
         finally:
-            await self._consumer.close()
+            await consumer.close()
+
+    async def _join(self, stop: asyncio.Event) -> Consumer | None:
+        source, plan = self._transport, self._work.contract.plan
+        if not isinstance(source, Source):
+            raise NotSupportedError("this road can only be published to")
+
+        async def join() -> Consumer | None:
+            return None if stop.is_set() else await source.subscribe(self._sub, plan)
+
+        return await patiently(self._clock, join)
 
     async def _run(self, consumer: Consumer, stop: asyncio.Event, drain: timedelta) -> None:
         capabilities = self._transport.capabilities
@@ -113,10 +140,11 @@ class Runner:
             prefix=self._prefix,
         )
         self._executor = self._make_executor(consumer)
+        settling = asyncio.create_task(self._settler.run())
         background = [
-            asyncio.create_task(self._settler.run()),
             asyncio.create_task(self._renew(consumer)),
             asyncio.create_task(self._watch(consumer)),
+            asyncio.create_task(self._holding.regulate(consumer)),
         ]
         one = self._work_batches if self._sub.batch else self._work_singly
         workers = [asyncio.create_task(one()) for _ in range(self._sub.concurrency)]
@@ -124,15 +152,18 @@ class Runner:
         stopped = asyncio.create_task(stop.wait())
         try:
             done, _ = await asyncio.wait(
-                [receiving, stopped, *background, *workers], return_when=asyncio.FIRST_COMPLETED
+                [receiving, stopped, settling, *background, *workers],
+                return_when=asyncio.FIRST_COMPLETED,
             )
-            await _end([receiving])
-            await self._drain(drain)
-            for task in done - {stopped}:
-                task.result()
+            await self._drain(receiving, settling, self._clock.monotonic() + drain.total_seconds())
+            for task in (done | {settling}) - {stopped}:
+                if task.done():
+                    task.result()
         finally:
-            held = [task for _, task in self._held.values()]
-            await _end([stopped, receiving, *workers, *held, *background])
+            self._holding.drop()
+            await _end([stopped, receiving, *workers, *self._errands, *background])
+            await self._last_words(settling)
+            self._count_losses()
             self._executor.close()
 
     def _make_executor(self, consumer: Consumer) -> Executor:
@@ -160,7 +191,7 @@ class Runner:
     # --- receiving ---------------------------------------------------------------------------
 
     async def _receive(self, consumer: Consumer) -> None:
-        while True:
+        while not self._draining:
             room = await self._wait_for_room()
             spare = max(1, self._sub.prefetch_bytes - self._bytes)
             batch = await patiently(
@@ -169,18 +200,18 @@ class Runner:
             )
             if batch:
                 self._hooks.received(self._sub, len(batch))
-                await self._take_in(await consumer.begin(batch))
+                begun = await patiently(self._clock, lambda: consumer.begin(batch))  # noqa: B023
+                await self._take_in(begun)
 
     async def _wait_for_room(self) -> int:
         while True:
-            size = self._window.size()
-            behind = sum(
-                1 + self._lanes.waiting_behind(delivery) for delivery, _ in self._held.values()
-            )
-            hard = min(self._sub.prefetch - len(self._in_hand), size)
-            room = min(hard, size - (len(self._in_hand) - behind))
+            # Neither what is blocked nor what waits for the prefix keeps a worker busy.
+            aside = self._holding.behind() + (len(self._prefix) if self._prefix else 0)
+            most = min(self._window.size(), self._sub.prefetch - aside)
+            room = most - (len(self._in_hand) - aside)
             # Ask for half a window at least, so that batches stay batches.
-            if room > 0 and room * 2 >= size and self._bytes < self._sub.prefetch_bytes:
+            enough = room * 2 >= most or self._filling
+            if room > 0 and enough and self._bytes < self._sub.prefetch_bytes:
                 return room
             self._room.clear()
             await self._room.wait()
@@ -195,7 +226,7 @@ class Runner:
         if self._prefix is not None:
             self._prefix.received(batch)
         self._lanes.add(batch if self._settle_first else self._sift(batch))
-        self._check_holds()
+        self._holding.more()
         self._wake_workers()
 
     async def _settle_ahead(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
@@ -205,7 +236,12 @@ class Runner:
             Settlement(delivery, "ack", end or "handled")
             for delivery, end in zip(batch, ends, strict=True)
         ]
-        settled = await self._settler.settle(answers)
+        self._settling_ahead = True
+        try:
+            settled = await self._settler.settle(answers)
+        finally:
+            self._settling_ahead = False
+            self._quiet.set()
         return [
             delivery
             for delivery, end, answer in zip(batch, ends, settled, strict=True)
@@ -234,18 +270,14 @@ class Runner:
     # --- working -----------------------------------------------------------------------------
 
     async def _work_singly(self) -> None:
-        lanes, run, finish, lost = self._lanes, self._executor.run, self._finish, self._lost
-        running = self._running
+        run, finish, running = self._executor.run, self._finish, self._running
         turn = 0
         while True:
-            delivery = lanes.pop()
+            delivery = self._next()
             if delivery is None:
                 await self._wait_for_work()
                 continue
             identity = id(delivery)
-            if lost and identity in lost:
-                self._forget(delivery)
-                continue
             running[identity] = delivery
             verdict = await run(delivery)
             del running[identity]
@@ -258,7 +290,7 @@ class Runner:
         batch_of = self._sub.batch
         assert batch_of is not None
         while True:
-            deliveries = self._pop_up_to(batch_of.size)
+            deliveries = self._next_up_to(batch_of.size)
             if not deliveries:
                 await self._wait_for_work()
                 continue
@@ -268,26 +300,41 @@ class Runner:
             verdicts = await self._executor.run_batch(deliveries)
             for verdict in verdicts:
                 delivery = _delivery_of(verdict)
-                self._running.pop(id(delivery), None)
+                del self._running[id(delivery)]
                 self._finish(delivery, verdict)
 
-    def _pop_up_to(self, size: int) -> list[Delivery]:
-        taken: list[Delivery] = []
-        while len(taken) < size and (delivery := self._lanes.pop()) is not None:
-            if id(delivery) in self._lost:
+    def _next(self) -> Delivery | None:
+        """The next message to handle: still ours, and not expired while it was in line."""
+        while (delivery := self._lanes.pop()) is not None:
+            if self._lost and id(delivery) in self._lost:
                 self._forget(delivery)
-            else:
-                taken.append(delivery)
+                continue
+            expires = delivery.message.expires_at_us
+            if expires is not None and expires <= self._clock.now_us():
+                self._finish(delivery, Settlement(delivery, "ack", "expired"))
+                continue
+            return delivery
+        return None
+
+    def _next_up_to(self, size: int) -> list[Delivery]:
+        taken: list[Delivery] = []
+        while len(taken) < size and (delivery := self._next()) is not None:
+            taken.append(delivery)
         return taken
 
     async def _fill(self, deliveries: list[Delivery], size: int, wait: timedelta) -> None:
         deadline = self._clock.monotonic() + wait.total_seconds()
-        while len(deliveries) < size and not self._draining:
-            rest = deadline - self._clock.monotonic()
-            if rest <= 0:
-                return
-            await self._clock.sleep(min(rest, 0.005))
-            deliveries.extend(self._pop_up_to(size - len(deliveries)))
+        self._filling += 1
+        self._room.set()
+        try:
+            while len(deliveries) < size and not self._draining:
+                rest = deadline - self._clock.monotonic()
+                if rest <= 0:
+                    return
+                await self._clock.sleep(min(rest, _FILL_EVERY))
+                deliveries.extend(self._next_up_to(size - len(deliveries)))
+        finally:
+            self._filling -= 1
 
     async def _wait_for_work(self) -> None:
         waiter = asyncio.get_running_loop().create_future()
@@ -304,6 +351,8 @@ class Runner:
         if isinstance(verdict, Held):
             self._hold(verdict)
             return
+        if self._holding.blocked:
+            self._holding.finished(delivery)
         self._lanes.done(delivery)
         if self._settle_first:
             self._finish_settled(delivery, verdict)
@@ -315,67 +364,77 @@ class Runner:
             self._settler.add(verdict.settlement, verdict.results)
         if self._idle_workers:
             self._wake_workers()
+        if self._draining:
+            self._quiet.set()
 
     def _finish_settled(self, delivery: Delivery, verdict: Settlement | Answer) -> None:
-        settlement = verdict.settlement if isinstance(verdict, Answer) else verdict
         if isinstance(verdict, Answer) and verdict.results:
-            task = asyncio.ensure_future(self._work.publish(verdict.results))
-            task.add_done_callback(_retrieve)
-        if settlement.action != "ack" and settlement.failure is not None:
+            self._run_errand(self._publish_results(delivery, verdict.results))
+            return
+        settlement = verdict.settlement if isinstance(verdict, Answer) else verdict
+        if settlement.failure is not None:
             self._hooks.lost(self._sub, delivery.message, settlement.failure)
+        elif settlement.outcome == "expired":
+            self._lose_settled(delivery, "expired", "it expired while it waited for its handler")
         self._settled([settlement])
 
-    # --- holding a blocked key ---------------------------------------------------------------
+    async def _publish_results(self, delivery: Delivery, results: Results) -> None:
+        try:
+            await self._settler.publish(results)
+        except PostroadError as error:
+            failure = describe(error, self._clock.now_us())
+            self._hooks.lost(self._sub, delivery.message, failure)
+        self._settled([Settlement(delivery)])
+
+    def _lose_settled(self, delivery: Delivery, reason: str, detail: str) -> None:
+        """Count the loss of what was settled and will not be handled."""
+        failure = Failure(reason=reason, detail=detail, at_us=self._clock.now_us())
+        last = delivery.failures[-1] if delivery.failures else failure
+        self._hooks.lost(self._sub, delivery.message, last)
 
     def _hold(self, held: Held) -> None:
-        identity = id(held.delivery)
-        task = asyncio.create_task(self._again_after(held))
-        self._held[identity] = (held.delivery, task)
-        self._check_holds()
+        delivery = held.delivery
+        place = (delivery.topic, delivery.partition)
+        if self._draining or (place in self._leaving and not self._settle_first):
+            self._holding.finished(delivery)
+            # Nor may what stands behind it run before it.
+            behind = [] if self._settle_first else self._lanes.take_back([place])
+            self._lanes.done(delivery)
+            self._hand_back([delivery, *behind])
+        else:
+            self._holding.hold(held)
         self._room.set()
-
-    async def _again_after(self, held: Held) -> None:
-        await self._clock.sleep(held.delay.total_seconds())
-        self._held.pop(id(held.delivery), None)
-        self._lanes.again(held.delivery)
-        self._wake_workers()
-
-    def _check_holds(self) -> None:
-        """Stop reading the partitions whose blocked keys have as many behind them as may be
-        held; go on reading those that have not any more."""
-        if not self._held and not self._paused:
-            return
-        full = {
-            (delivery.topic, delivery.partition)
-            for delivery, _ in self._held.values()
-            if self._lanes.waiting_behind(delivery) >= self._sub.retry.hold
-        }
-        for change, places in (
-            (self._consumer.pause, full - self._paused),
-            (self._consumer.resume, self._paused - full),
-        ):
-            if places:
-                asyncio.ensure_future(change(sorted(places))).add_done_callback(_retrieve)
-        self._paused = full
+        self._quiet.set()
 
     # --- books -------------------------------------------------------------------------------
 
     def _settled(self, settlements: Sequence[Settlement]) -> None:
         in_hand = self._in_hand
+        worked = 0
         for settlement in settlements:
             delivery = in_hand.pop(id(settlement.delivery), None)
             if delivery is not None:
                 self._bytes -= len(delivery.message.data)
-        self._window.worked(len(settlements))
+                worked += 1
+        self._window.worked(worked)
         if self._lost:
             self._lost.intersection_update(in_hand)
-        self._check_holds()
         self._room.set()
         self._quiet.set()
 
     def _forget(self, delivery: Delivery) -> None:
+        self._holding.finished(delivery)
         self._lanes.done(delivery)
         self._settled([Settlement(delivery)])
+
+    def _hand_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Return what will not be handled here: without an attempt, and with those it had."""
+        for delivery in deliveries:
+            if self._settle_first:
+                self._lose_settled(delivery, "interrupted", "its consumer was stopped")
+                self._settled([Settlement(delivery)])
+            else:
+                self._settler.add(Settlement(delivery, "nack"))
 
     def _failed(self, delivery: Delivery, failure: Failure) -> None:
         self._hooks.failed(self._sub, delivery, failure)
@@ -386,7 +445,8 @@ class Runner:
         pause = self._sub.lease.total_seconds() / 3
         while True:
             await self._clock.sleep(pause)
-            held = list(self._in_hand.values())
+            # What is settled already has no lease; the membership has one in any case.
+            held = [] if self._settle_first else list(self._in_hand.values())
             with suppress(TransportError, StorageError):
                 owned = await consumer.extend(held)
                 if len(owned) < len(held):
@@ -397,63 +457,89 @@ class Runner:
     async def _watch(self, consumer: Consumer) -> None:
         async for notice in consumer.notices():
             self._hooks.noticed(self._sub, notice)
-            await self._heed(consumer, notice)
+            if isinstance(notice, Revoking):
+                self._run_errand(self._give_up(consumer, notice))
+            elif isinstance(notice, Lost) and not self._settle_first:
+                self._lose(notice.partitions)
         await asyncio.Event().wait()
 
-    async def _heed(self, consumer: Consumer, notice: Notice) -> None:
-        if isinstance(notice, Revoking):
-            await self._give_up(notice.partitions, notice.deadline)
-            await consumer.release(notice.partitions)
-        elif isinstance(notice, Lost):
-            gone = self._lanes.take_back(notice.partitions)
-            self._settled([Settlement(delivery) for delivery in gone])
-            self._drop_held(notice.partitions)
-            if self._prefix is not None:
-                self._prefix.forget(notice.partitions)
+    def _lose(self, partitions: Sequence[Partition]) -> None:
+        """Forget what has not started; what runs will find that it is stale."""
+        gone = self._lanes.take_back(partitions) + self._holding.drop(partitions)
+        self._settled([Settlement(delivery) for delivery in gone])
+        if self._prefix is not None:
+            self._settler.forget(partitions)
 
-    async def _give_up(self, partitions: Sequence[Partition], deadline: float) -> None:
+    async def _give_up(self, consumer: Consumer, notice: Revoking) -> None:
         """Hand back what has not started, wait for what has, until the deadline."""
-        for delivery in self._lanes.take_back(partitions):
-            self._settler.add(Settlement(delivery, "nack"))
-        self._drop_held(partitions, hand_back=True)
-        places = set(partitions)
-        while any((d.topic, d.partition) in places for d in self._in_hand.values()):
-            self._quiet.clear()
-            rest = deadline - self._clock.monotonic()
-            if rest <= 0:
-                break
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._quiet.wait(), rest)
+        places = set(notice.partitions)
+        self._leaving |= places
+        try:
+            if not self._settle_first:
+                self._hand_back(self._lanes.take_back(places) + self._holding.drop(places))
+            await self._until(
+                lambda: all((d.topic, d.partition) not in places for d in self._in_hand.values()),
+                notice.deadline,
+            )
+            await patiently(self._clock, lambda: consumer.release(notice.partitions))
+            if self._prefix is not None:
+                self._settler.forget(notice.partitions)
+        finally:
+            self._leaving -= places
 
-    def _drop_held(
-        self, partitions: Sequence[Partition] | None = None, *, hand_back: bool = False
+    def _run_errand(self, errand: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._errand_done)
+
+    def _errand_done(self, task: asyncio.Task[None]) -> None:
+        self._errands.discard(task)
+        if not task.cancelled():
+            # The road says the same to its next caller.
+            task.exception()
+
+    # --- the end -----------------------------------------------------------------------------
+
+    async def _drain(
+        self, receiving: asyncio.Task[None], settling: asyncio.Task[None], deadline: float
     ) -> None:
-        for delivery, task in list(self._held.values()):
-            if partitions is None or (delivery.topic, delivery.partition) in partitions:
-                task.cancel()
-                del self._held[id(delivery)]
-                self._lanes.done(delivery)
-                if hand_back and not self._settle_first:
-                    self._settler.add(Settlement(delivery, "nack"))
-                else:
-                    self._settled([Settlement(delivery)])
-
-    async def _drain(self, limit: timedelta) -> None:
         self._draining = True
-        for delivery in self._lanes.take_back():
-            if self._settle_first:
-                # Settled already: handing it back is impossible, so it is handled below.
-                self._lanes.add([delivery])
-            else:
-                self._settler.add(Settlement(delivery, "nack"))
-        self._drop_held(hand_back=True)
+        # A batch that is being settled ahead would be lost; it may come in.
+        await self._until(lambda: not self._settling_ahead, deadline)
+        await _end([receiving])
+        # What is settled already cannot go back: it is handled within the limit, or lost.
+        queued = [] if self._settle_first else self._lanes.take_back()
+        self._hand_back(queued + self._holding.drop())
         self._wake_workers()
-        deadline = self._clock.monotonic() + limit.total_seconds()
-        while self._in_hand and self._clock.monotonic() < deadline:
-            self._quiet.clear()
-            rest = deadline - self._clock.monotonic()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._quiet.wait(), max(rest, 0))
+        settling.add_done_callback(lambda _: self._quiet.set())
+        await self._until(
+            lambda: not (self._running if settling.done() else self._in_hand), deadline
+        )
+
+    async def _last_words(self, settling: asyncio.Task[None]) -> None:
+        """Let the road hear the answers that are given, if it listens."""
+        idle = asyncio.create_task(self._settler.idle())
+        await asyncio.wait(
+            [idle, settling], timeout=_LAST_WORDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        await _end([idle, settling])
+
+    def _count_losses(self) -> None:
+        if self._settle_first:
+            for delivery in self._in_hand.values():
+                self._lose_settled(delivery, "interrupted", "its consumer was stopped")
+
+    async def _until(self, condition: Callable[[], bool], deadline: float) -> None:
+        """Return when it is true, asked whenever something was settled; or at the deadline."""
+        rest = max(0.0, deadline - self._clock.monotonic())
+        alarm = asyncio.create_task(self._clock.sleep(rest))
+        alarm.add_done_callback(lambda _: self._quiet.set())
+        try:
+            while not condition() and not alarm.done():
+                self._quiet.clear()
+                await self._quiet.wait()
+        finally:
+            await _end([alarm])
 
 
 def _delivery_of(verdict: Verdict) -> Delivery:
@@ -463,12 +549,12 @@ def _delivery_of(verdict: Verdict) -> Delivery:
 
 
 async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel them and see them end; one that swallows its cancellation is cancelled again."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_INSIST_EVERY)
     for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _retrieve(task: asyncio.Future[Any]) -> None:
-    """Take note of a background failure: the road says the same to its next caller."""
-    if not task.cancelled():
-        task.exception()
+        if not task.cancelled():
+            task.exception()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -74,9 +75,11 @@ def _cron_ticks(line: str) -> Callable[[int], Iterator[int]]:
             yield int(instant.replace(tzinfo=UTC).timestamp()) * 1_000_000
 
     try:
-        next(after(0), None)
+        first = next(after(0), None)
     except cronsim.CronSimError as error:
         raise DeclarationError(f"every({line!r}): not a cron line: {error}") from None
+    if first is None:
+        raise DeclarationError(f"every({line!r}): there is no such day")
     return after
 
 
@@ -85,7 +88,8 @@ class Ticker:
 
     The function is called first and its messages are published together with the tick's token,
     so a crash in between repeats the call and never the publishing. Ticks that passed while
-    nobody ran are missed.
+    nobody ran are missed. What the function raises goes to the event loop's exception handler
+    and costs this process that tick.
     """
 
     def __init__(
@@ -112,9 +116,22 @@ class Ticker:
         for tick in self._every.ticks(self._clock.now_us()):
             while (rest := tick - self._clock.now_us()) > 0:
                 await self._clock.sleep(rest / 1e6)
-            entries = await self._entries(tick)
-            if entries:
-                await patiently(self._clock, lambda: self._publish(tick, entries))  # noqa: B023
+            await self._tick(tick)
+        await asyncio.Event().wait()
+
+    async def _tick(self, tick: int) -> None:
+        try:
+            result = await self._call(from_us(tick))
+        except Exception as error:  # noqa: BLE001 - the function's trouble is not the road's
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"every {self._every.name!r} raised", "exception": error}
+            )
+            return
+        if outgoing := self._outgoing(result):
+            for topic in {item.topic for item in outgoing}:
+                await patiently(self._clock, lambda: self._prepare(topic))  # noqa: B023
+            entries = self._entries(outgoing)
+            await patiently(self._clock, lambda: self._publish(tick, entries))
 
     async def _publish(self, tick: int, entries: Entries) -> None:
         if isinstance(self._transport, OnceTokens):
@@ -122,27 +139,26 @@ class Ticker:
         else:
             await self._transport.publish(entries)
 
-    async def _entries(self, tick: int) -> Entries:
-        result = await self._call(from_us(tick))
+    def _outgoing(self, result: Any) -> list[Outgoing]:
         items = result if isinstance(result, list | tuple) else [result]
-        entries: Entries = []
-        for item in items:
-            if item is None:
-                continue
-            if not isinstance(item, Outgoing):
-                raise HandlerTypeError(
-                    f"every {self._every.name!r} returned {type(item).__name__}; "
-                    "it may return topic.message(payload), a list of them, or None"
-                )
-            await self._prepare(item.topic)
-            message = item.topic.envelope_with(
-                item.payload, item.options, self._clock.now_us(), self._source
+        wrong = [item for item in items if not isinstance(item, Outgoing | None)]
+        if wrong:
+            raise HandlerTypeError(
+                f"every {self._every.name!r} returned {type(wrong[0]).__name__}; "
+                "it may return topic.message(payload), a list of them, or None"
             )
-            entries.append((item.topic, message))
-        return entries
+        return [item for item in items if item is not None]
+
+    def _entries(self, outgoing: list[Outgoing]) -> Entries:
+        now = self._clock.now_us()
+        return [
+            (item.topic, item.topic.envelope_with(item.payload, item.options, now, self._source))
+            for item in outgoing
+        ]
 
     async def _call(self, tick: datetime) -> Any:
         arguments = (tick,) if self._every.wants_tick else ()
         if self._every.is_async:
             return await self._every.function(*arguments)
-        return await asyncio.to_thread(self._every.function, *arguments)
+        result = await asyncio.to_thread(self._every.function, *arguments)
+        return await result if inspect.isawaitable(result) else result

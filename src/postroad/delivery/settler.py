@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from postroad.core.clock import Clock
-from postroad.core.delivery import Settled, Settlement
+from postroad.core.delivery import Partition, Settled, Settlement
 from postroad.core.hooks import Hooks
 from postroad.core.message import Message
 from postroad.core.subscription import Subscription
@@ -16,10 +16,14 @@ from postroad.core.topic import Topic
 from postroad.core.transport import AtomicSettle, Consumer
 from postroad.delivery.patience import patiently
 from postroad.delivery.prefix import Prefix
-from postroad.errors import PublishError, TransportUnavailableError
+from postroad.delivery.publisher import CHUNK
+from postroad.errors import PublishError
 
 Results = list[tuple[Topic[Any], Message]]
-Publish = Callable[[Results], Any]
+Publish = Callable[[Results], Awaitable[object]]
+
+_TRIES = 3
+_UNKNOWN_WAIT = 0.2
 
 
 class Settler:
@@ -90,45 +94,73 @@ class Settler:
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
         """Answer these now; waits out a road that cannot be reached."""
-        answers = await patiently(self._clock, lambda: self._consumer.settle(settlements))
+        answers = await self._known(lambda: self._consumer.settle(settlements))
         self._tell(settlements, answers)
         return answers
+
+    async def publish(self, results: Results) -> None:
+        """Publish until all of it is accepted; what is of unknown fate goes out again.
+
+        Raises:
+            PostroadError: it never will be.
+        """
+        rest = list(results)
+        while rest:
+            await patiently(self._clock, lambda: self._publish_some(rest))
+
+    def forget(self, partitions: Sequence[Partition]) -> None:
+        """Drop what is held back for the prefix of partitions that are no longer ours."""
+        assert self._prefix is not None
+        dropped = self._prefix.forget(partitions)
+        self._tell(dropped, ["stale"] * len(dropped))
 
     async def _flush(self) -> None:
         plain, self._plain = self._plain, []
         with_results, self._with_results = self._with_results, []
         if self._prefix is not None:
-            plain, with_results = await self._only_prefix(plain, with_results)
-        if with_results:
+            # A position cannot wait for one message's results: they go out first.
+            await self.publish([entry for _, entries in with_results for entry in entries])
+            plain = self._only_prefix(plain + [settlement for settlement, _ in with_results])
+        elif with_results:
             await self._flush_results(with_results)
         if plain:
             await self.settle(plain)
 
-    async def _only_prefix(
-        self, plain: list[Settlement], with_results: list[tuple[Settlement, Results]]
-    ) -> tuple[list[Settlement], list[tuple[Settlement, Results]]]:
-        # A position cannot wait for one message's results: they go out first.
-        if with_results:
-            await self._publish_all(with_results)
+    def _only_prefix(self, answered: list[Settlement]) -> list[Settlement]:
         assert self._prefix is not None
-        answered = plain + [settlement for settlement, _ in with_results]
         # A position cannot give back: what is handed back is simply not committed.
         returned = [answer for answer in answered if answer.action == "nack"]
         self._tell(returned, ["done"] * len(returned))
-        return self._prefix.settle(answer for answer in answered if answer.action != "nack"), []
+        kept = (answer for answer in answered if answer.action != "nack")
+        free, stale = self._prefix.settle(kept)
+        self._tell(stale, ["stale"] * len(stale))
+        return free
 
     async def _flush_results(self, pairs: list[tuple[Settlement, Results]]) -> None:
         settlements = [settlement for settlement, _ in pairs]
         if self._atomic is None:
-            await self._publish_all(pairs)
+            await self.publish([entry for _, entries in pairs for entry in entries])
             await self.settle(settlements)
             return
         answers = await self._settle_atomically(pairs)
-        if "unknown" in answers and len(pairs) > 1:
-            for pair in pairs:
-                self._tell([pair[0]], await self._settle_atomically([pair]))
-        else:
-            self._tell(settlements, answers)
+        if len(pairs) == 1 or not {"unknown", "stale"}.intersection(answers):
+            self._tell_atomic(pairs, answers)
+            return
+        for pair in pairs:
+            self._tell_atomic([pair], await self._settle_atomically([pair]))
+
+    def _tell_atomic(
+        self, pairs: list[tuple[Settlement, Results]], answers: Sequence[Settled]
+    ) -> None:
+        self._tell([settlement for settlement, _ in pairs], answers)
+        published = Counter(
+            topic.name
+            for (_, results), answer in zip(pairs, answers, strict=True)
+            if answer == "done"
+            for topic, _ in results
+        )
+        for name, count in published.items():
+            self._hooks.published(name, count)
 
     async def _settle_atomically(
         self, pairs: list[tuple[Settlement, Results]]
@@ -137,26 +169,44 @@ class Settler:
         settlements = [settlement for settlement, _ in pairs]
         results = [entry for _, entries in pairs for entry in entries]
         atomic = self._atomic
-        return await patiently(self._clock, lambda: atomic.settle_and_publish(settlements, results))
+        if len(pairs) > 1:
+            # An unknown one among several may owe it to a stale one: they are told apart alone.
+            return await patiently(
+                self._clock, lambda: atomic.settle_and_publish(settlements, results)
+            )
+        return await self._known(lambda: atomic.settle_and_publish(settlements, results))
 
-    async def _publish_all(self, pairs: list[tuple[Settlement, Results]]) -> None:
-        """Publish until all of it is accepted; what is of unknown fate goes out again."""
-        results = [entry for _, entries in pairs for entry in entries]
-        await patiently(self._clock, lambda: self._publish_rest(results))
+    async def _known(self, call: Callable[[], Awaitable[Sequence[Settled]]]) -> Sequence[Settled]:
+        """Answer again while the fate of an answer is unknown, a few times: it is idempotent."""
+        answers = await patiently(self._clock, call)
+        for again in range(1, _TRIES):
+            if "unknown" not in answers:
+                break
+            await self._clock.sleep(_UNKNOWN_WAIT * again)
+            known = await patiently(self._clock, call)
+            # What was done at first and is stale now was done.
+            answers = [
+                after if before == "unknown" else before
+                for before, after in zip(answers, known, strict=True)
+            ]
+        return answers
 
-    async def _publish_rest(self, results: Results) -> None:
+    async def _publish_some(self, rest: Results) -> None:
+        """Publish one chunk and take what was accepted off `rest`."""
+        chunk = rest[:CHUNK]
         try:
-            await self._publish(results)
+            await self._publish(chunk)
         except PublishError as error:
-            left = [results[index] for index in sorted({*error.failed, *error.unknown})]
-            results[:] = left or results
-            causes = [*error.failed.values(), *error.unknown.values()]
-            if any(not getattr(cause, "transient", True) for cause in causes):
-                raise
-            raise TransportUnavailableError("results are not accepted yet") from error
+            rest[: len(chunk)] = [
+                chunk[index] for index in sorted({*error.failed, *error.unknown})
+            ] or chunk
+            raise
+        del rest[: len(chunk)]
 
     def _tell(self, settlements: Sequence[Settlement], answers: Sequence[Settled]) -> None:
         self._on_settled(settlements)
+        if not settlements:
+            return
         counts: Counter[str] = Counter()
         for settlement, answer in zip(settlements, answers, strict=True):
             counts[_name(settlement) if answer == "done" else answer] += 1

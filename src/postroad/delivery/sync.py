@@ -86,7 +86,7 @@ class SyncRoad:
 
     def _start(self) -> tuple[asyncio.AbstractEventLoop, _Road]:
         loop = asyncio.new_event_loop()
-        threading.Thread(target=loop.run_forever, name="postroad-sync", daemon=True).start()
+        threading.Thread(target=_serve, args=(loop,), name="postroad-sync", daemon=True).start()
 
         async def make() -> _Road:
             road = self._make()
@@ -98,3 +98,10 @@ class SyncRoad:
         except BaseException:
             loop.call_soon_threadsafe(loop.stop)
             raise
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()

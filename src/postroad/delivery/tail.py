@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 
 from postroad.core.clock import Clock
@@ -16,7 +16,9 @@ _BYTES = 16 << 20
 _POLL = timedelta(seconds=1)
 
 
-async def tail(source: Source, subscription: Subscription, clock: Clock) -> AsyncIterator[Delivery]:
+async def tail(
+    source: Source, subscription: Subscription, clock: Clock
+) -> AsyncGenerator[Delivery, None]:
     """Every message from `subscription.start` on, until the iterator is closed. Each is settled
     when the next one is asked for; nothing outlives the iterator."""
     consumer = await source.subscribe(subscription, Plan(lease=subscription.lease))

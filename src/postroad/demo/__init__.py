@@ -20,5 +20,6 @@ Read `app.py` first: it is what a user of Postroad writes. `run.py` is the eveni
 
     display.py       the live screen, or plain lines
     report.py        the closing report, or JSON
-    run.py           puts it together
+    performance.py   one run of the demo
+    run.py           the options, the place, and the end
 """

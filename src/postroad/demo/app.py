@@ -19,8 +19,7 @@ import asyncio
 import os
 from datetime import timedelta
 
-from postroad import Batch, Delivery, Postroad, Reject, Retry, Transaction
-from postroad.core.topic import Outgoing
+from postroad import Batch, Delivery, Outgoing, Postroad, Reject, Retry, Transaction
 from postroad.demo import books, insurer, rules
 from postroad.demo.flights import Departure, airports
 from postroad.demo.recorder import Recorder
@@ -31,7 +30,7 @@ LEASE = timedelta(seconds=2)
 """A worker that is silent for so long has lost what it holds to the others. Short, for a demo."""
 
 recorder = Recorder()
-url = os.environ.get(URL_VARIABLE, "sqlite:///flights.db")
+url = os.environ.get(URL_VARIABLE, "sqlite:///flights.db?durability=normal")
 road = Postroad(url, name="flights", hooks=recorder)
 board = books.Board.beside(url)
 known_airports = airports()

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from postroad.demo import recorder
 from postroad.demo.app import URL_VARIABLE
 from postroad.demo.recorder import Record
+from postroad.demo.waiting import until
 from postroad.errors import PostroadError
 
 STOP_WITHIN = 10.0
@@ -61,11 +62,11 @@ class Worker:
 
     async def wait(self, seconds: float) -> None:
         """Wait for its end; kill it if that takes longer."""
-        deadline = asyncio.get_running_loop().time() + seconds
-        while not self.ended:
-            if asyncio.get_running_loop().time() > deadline:
-                return self.kill()
-            await asyncio.sleep(0.01)
+        try:
+            async with asyncio.timeout(seconds):
+                await until(lambda: self.ended)
+        except TimeoutError:
+            self.kill()
         self._close()
 
     def last_words(self) -> str:

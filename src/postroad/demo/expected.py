@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from postroad.core.clock import EPOCH
 from postroad.demo import books, rules
 from postroad.demo.books import CarrierDelays
 from postroad.demo.flights import Departure, airports
@@ -14,6 +16,7 @@ class Expected:
     """What has to be there when everything is handled.
 
     Attributes:
+        first, last: the scheduled times that the replay starts and ends with.
         departures: messages on `departures.recorded`.
         announcements: messages on `delays.announced`.
         claims: flight → euros.
@@ -22,6 +25,8 @@ class Expected:
         board: (origin, destination) → flight on its line.
     """
 
+    first: datetime = EPOCH
+    last: datetime = EPOCH
     departures: int = 0
     announcements: int = 0
     claims: dict[str, int] = field(default_factory=dict)
@@ -35,6 +40,9 @@ def expect(departures: Iterable[Departure]) -> Expected:
     expected = Expected()
     known = airports()
     for departure in departures:
+        if expected.departures == 0:
+            expected.first = departure.scheduled
+        expected.last = departure.scheduled
         expected.departures += 1
         expected.announcements += rules.announcement(departure) is not None
         # The last one in event time wins its line.

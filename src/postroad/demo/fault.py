@@ -3,15 +3,12 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from postroad.demo.crew import Crew, Worker
+from postroad.demo.crew import Crew
 from postroad.demo.observer import Observer
-
-MIDDLE = 0.5
-"""The part of the replay after which a worker is killed."""
-LOOK_EVERY = 0.01
+from postroad.demo.waiting import LOOK_EVERY, until
 
 
 @dataclass(frozen=True)
@@ -50,21 +47,26 @@ class Fault:
 
     async def strike(self) -> None:
         """Do it. Returns when what was accepted before the kill is settled."""
-        while not (self.kills and self.kills[-1].in_flight):
-            victim = await self._busy_worker()
-            self._crew.kill(victim)
-            died = time.monotonic()
-            self.kills.append(Kill(victim.pid, victim.in_flight()))
-            self._crew.start()
-        while await self._observer.oldest() >= timedelta(seconds=time.monotonic() - died):
-            await asyncio.sleep(LOOK_EVERY)
-        took = timedelta(seconds=time.monotonic() - died)
-        last = self.kills[-1]
-        self.kills[-1] = Kill(last.pid, last.held, recovered_after=took)
+        died = await self._kill()
+        while not self.kills[-1].in_flight:
+            died = await self._kill()
+        took = await self._recovery(died)
+        self.kills[-1] = replace(self.kills[-1], recovered_after=took)
 
-    async def _busy_worker(self) -> Worker:
-        """The oldest worker, as soon as it holds messages."""
+    async def _kill(self) -> float:
+        """Kill the oldest worker as soon as it holds messages; returns when that was."""
         victim = self._crew.workers[0]
-        while not victim.in_flight():
+        await until(lambda: bool(victim.in_flight()))
+        self._crew.kill(victim)
+        died = time.monotonic()
+        self.kills.append(Kill(victim.pid, victim.in_flight()))
+        self._crew.start()
+        return died
+
+    async def _recovery(self, died: float) -> timedelta:
+        """Wait until every unsettled message is younger than the death."""
+        while True:
+            since = timedelta(seconds=time.monotonic() - died)
+            if await self._observer.oldest() < since:
+                return since
             await asyncio.sleep(LOOK_EVERY)
-        return victim

@@ -9,7 +9,7 @@ TOOK = 0.005
 """Seconds that an answer takes."""
 
 
-class InsurerBusy(Exception):  # noqa: N818 - named for what happened
+class InsurerBusy(Exception):
     """Not now. Worth trying again."""
 
 

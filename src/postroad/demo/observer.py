@@ -31,19 +31,27 @@ class Standing:
     """
 
     group: str
-    settled: int = 0
-    dead: int = 0
-    pending: int = 0
-    age: timedelta | None = None
-    retries: int = 0
-    duplicates: int = 0
-    rate: float = 0.0
+    settled: int
+    dead: int
+    pending: int
+    age: timedelta | None
+    retries: int
+    duplicates: int
+    rate: float
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All groups at one moment, in the order of `GROUPS`."""
+    """Everyone at one moment.
 
+    Attributes:
+        published: departures that the road has accepted.
+        publish_rate: departures per second.
+        standings: the groups, in the order of `GROUPS`.
+    """
+
+    published: int
+    publish_rate: float
     standings: Sequence[Standing]
 
     @property
@@ -57,9 +65,30 @@ class Snapshot:
         return sum(standing.rate for standing in self.standings)
 
     @property
-    def drained(self) -> bool:
-        """Whether no group has anything left to do."""
-        return not any(standing.pending for standing in self.standings)
+    def pending(self) -> int:
+        """Messages that are left to do, over all groups."""
+        return sum(standing.pending for standing in self.standings)
+
+    @property
+    def age(self) -> timedelta | None:
+        """Of the oldest of them; None if the road cannot tell."""
+        ages = [standing.age for standing in self.standings if standing.age is not None]
+        return max(ages, default=None)
+
+    @property
+    def retries(self) -> int:
+        """Failures that were tried again, over all groups."""
+        return sum(standing.retries for standing in self.standings)
+
+    @property
+    def dead(self) -> int:
+        """Dead letters, over all groups."""
+        return sum(standing.dead for standing in self.standings)
+
+    @property
+    def duplicates(self) -> int:
+        """Deliveries beyond the first of a message, over all groups."""
+        return sum(standing.duplicates for standing in self.standings)
 
 
 class Observer:
@@ -71,7 +100,7 @@ class Observer:
         self._past: deque[tuple[float, dict[str, int]]] = deque()
 
     async def everyone_is_there(self) -> bool:
-        """Whether every group has subscribed, so that it is owed what is published now."""
+        """Whether every group has subscribed."""
         audit = await self._road.audit()
         return {entry.group for entry in audit.entries} >= set(GROUPS)
 
@@ -79,37 +108,42 @@ class Observer:
         """Take one."""
         audit = await self._road.audit()
         ages = {lag.group: lag.age for lag in await self._road.lag()}
-        accounts = {entry.group: entry.account for entry in audit.entries}
+        accounts = {entry.group: entry.account for entry in audit.entries if entry.account}
         records = self._crew.records()
-        rates = self._rates({group: _settled(account) for group, account in accounts.items()})
-        standings = []
-        for group in GROUPS:
-            account = accounts.get(group)
-            retries = recorder.total(records, group).retries
-            standings.append(_standing(group, account, ages.get(group), retries, rates[group]))
-        return Snapshot(standings)
+        published = max((account.accepted for account in accounts.values()), default=0)
+        counts = {group: _settled(account) for group, account in accounts.items()}
+        rates = self._rates({**counts, "published": published})
+        standings = [
+            _standing(
+                accounts[group],
+                age=ages.get(group),
+                retries=recorder.total(records, group).retries,
+                rate=rates[group],
+            )
+            for group in GROUPS
+            if group in accounts
+        ]
+        return Snapshot(published, rates["published"], standings)
 
     async def oldest(self) -> timedelta:
         """The age of the oldest message that any group has not settled."""
-        return max([lag.age or timedelta(0) for lag in await self._road.lag()])
+        ages = [lag.age or timedelta(0) for lag in await self._road.lag()]
+        return max(ages, default=timedelta(0))
 
-    def _rates(self, settled: dict[str, int]) -> dict[str, float]:
+    def _rates(self, counts: dict[str, int]) -> dict[str, float]:
+        """What each count has grown by per second lately."""
         now = time.monotonic()
-        self._past.append((now, settled))
+        self._past.append((now, counts))
         while now - self._past[0][0] > WINDOW and len(self._past) > 2:
             self._past.popleft()
         then, before = self._past[0]
         elapsed = max(now - then, 0.001)
-        return {group: (settled[group] - before[group]) / elapsed for group in GROUPS}
+        return {name: (count - before.get(name, 0)) / elapsed for name, count in counts.items()}
 
 
-def _standing(
-    group: str, account: Account | None, age: timedelta | None, retries: int, rate: float
-) -> Standing:
-    if account is None:
-        return Standing(group)
+def _standing(account: Account, *, age: timedelta | None, retries: int, rate: float) -> Standing:
     return Standing(
-        group=group,
+        group=account.group,
         settled=_settled(account),
         dead=account.outcomes.get("dead", 0),
         pending=account.backlog + account.leased + account.waiting + account.scheduled,
@@ -120,5 +154,5 @@ def _standing(
     )
 
 
-def _settled(account: Account | None) -> int:
-    return 0 if account is None else sum(account.outcomes.values())
+def _settled(account: Account) -> int:
+    return sum(account.outcomes.values())

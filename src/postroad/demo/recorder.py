@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from postroad import Delivery, Subscription
-from postroad.core.delivery import Failure
-from postroad.core.hooks import Hooks
+from postroad import Delivery, Failure, Hooks, Subscription
 from postroad.demo.topics import GROUPS
 
 RECEIVED, ANSWERED, FAILED, DEAD = range(4)

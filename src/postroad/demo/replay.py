@@ -21,7 +21,7 @@ class Replay:
     Attributes:
         published: departures that the road has accepted.
         now: the event time of the last of them; None before the first.
-        seconds: how long the whole replay took; None until it has ended.
+        seconds: how long the replay took, or takes so far.
     """
 
     def __init__(self, road: Postroad, departures: Iterable[Departure], speed: float) -> None:
@@ -30,7 +30,7 @@ class Replay:
         self._speed = speed
         self.published = 0
         self.now: datetime | None = None
-        self.seconds: float | None = None
+        self.seconds = 0.0
 
     async def run(self) -> None:
         """Publish all of them, in event time. Returns when the road has accepted the last."""
@@ -45,8 +45,8 @@ class Replay:
                 due = []
                 await asyncio.sleep(_pause(at - time.monotonic()))
             due.append(departure)
+            self.seconds = time.monotonic() - started
         await self._publish(due)
-        self.seconds = time.monotonic() - started
 
     async def _publish(self, departures: Sequence[Departure]) -> None:
         # Published at once, they share commits; the event time travels in the envelope.

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from postroad import Audit
-from postroad.core.reports import DeadLetter
+from postroad import Audit, DeadLetter
 from postroad.demo.books import CarrierDelays, Line
 from postroad.demo.expected import Expected
 from postroad.demo.fault import Kill
@@ -89,7 +88,7 @@ def _claims(expected: Mapping[str, int], claims: Sequence[tuple[str, int]]) -> I
     yield Check("claims filed twice", 0, sum(count > 1 for count in times.values()))
     yield Check("flights without their claim", 0, len(expected.keys() - times.keys()))
     paid = sum(euros for _, euros in claims)
-    yield Check("euros claimed for a seat on each of them", sum(expected.values()), paid)
+    yield Check("euros claimed, for one seat each", sum(expected.values()), paid)
 
 
 def _kills(kills: Sequence[Kill] | None) -> Iterator[Check]:

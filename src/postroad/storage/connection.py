@@ -77,7 +77,8 @@ def connect(place: Place, *, read_only: bool = False) -> Connection:
         raise mapped(error, place.path) from error
     connection.memo, connection.seen = {}, -1
     try:
-        _configure(connection, place, read_only)
+        # Another process may be recovering the log, or just be making it one.
+        _with_patience(place, lambda: _configure(connection, place, read_only))
     except sqlite3.Error as error:
         connection.close()
         raise mapped(error, place.path) from error

@@ -30,6 +30,7 @@ class Database:
         self._closed = False
         self.writer = Writer(place, self._turn, loop)
         self._reader = Worker(place, loop, "reader", read_only=True)
+        self._scanner = Worker(place, loop, "scanner", read_only=True)
         self.handlers = Worker(place, loop, "handlers")
         self.watcher = Watcher(place, lambda: _tell(loop, changed))
 
@@ -58,6 +59,11 @@ class Database:
         """Run a function on one snapshot. Never waits for writers, nor they for it."""
         self.usable()
         return self._reader.submit(snapshot(function))
+
+    def scan(self, function: Callable[[Connection], R]) -> asyncio.Future[R]:
+        """As `read`, for what may take long: a count of millions of rows holds up no reader."""
+        self.usable()
+        return self._scanner.submit(snapshot(function))
 
     def handle(self, function: Callable[[Connection], R]) -> asyncio.Future[R]:
         """Run a function on the connection of handlers' transactions, outside any transaction
@@ -109,6 +115,7 @@ class Database:
     def _stop(self) -> None:
         self.watcher.stop()
         self._reader.stop()
+        self._scanner.stop()
         self.handlers.stop()
         self.writer.stop()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, cast
 
@@ -43,6 +43,10 @@ class Disguise:
         """The transport in this disguise."""
         return _Transport(transport, self)
 
+    def plan(self, plan: Plan) -> Plan:
+        """What the wrapped transport is told to do for a subscription."""
+        return plan
+
     async def publish(
         self, transport: Transport, messages: Sequence[tuple[Topic[Any], Message]]
     ) -> Sequence[Receipt]:
@@ -58,6 +62,10 @@ class Disguise:
     ) -> Sequence[Settled]:
         """Hand answers to the wrapped consumer."""
         return await consumer.settle(settlements)
+
+    async def close(self, consumer: Consumer) -> None:
+        """Close the wrapped consumer."""
+        await consumer.close()
 
 
 class Drops(Disguise):
@@ -195,6 +203,36 @@ class CommitsPastGaps(Disguise):
         return results
 
 
+class SharesPartitions(Disguise):
+    """Declares one owner for each partition and lets every consumer read all of them."""
+
+    def plan(self, plan: Plan) -> Plan:
+        return replace(plan, ordered=False)
+
+
+class KeepsLeases(Disguise):
+    """Declares leases and never takes a message from a silent consumer."""
+
+    def plan(self, plan: Plan) -> Plan:
+        return replace(plan, lease=timedelta(days=1))
+
+
+class SettlesOnClose(Disguise):
+    """Takes leaving for an ack of everything that was received."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, list[Delivery]] = {}
+
+    def received(self, consumer: Consumer, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        self._held.setdefault(id(consumer), []).extend(deliveries)
+        return deliveries
+
+    async def close(self, consumer: Consumer) -> None:
+        held = self._held.pop(id(consumer), [])
+        await consumer.settle([Settlement(delivery) for delivery in held])
+        await consumer.close()
+
+
 def _identity(delivery: Delivery) -> tuple[str, str | None, str]:
     return delivery.topic, delivery.group, delivery.message.id
 
@@ -228,7 +266,8 @@ class _Transport:
         return await self._source.topics(pattern)
 
     async def subscribe(self, subscription: Subscription, plan: Plan) -> Consumer:
-        return _Consumer(await self._source.subscribe(subscription, plan), self.disguise)
+        inner = await self._source.subscribe(subscription, self.disguise.plan(plan))
+        return _Consumer(inner, self.disguise)
 
     async def browse(self, topic: str, start: Start, limit: int) -> Sequence[Delivery]:
         return await self._source.browse(topic, start, limit)
@@ -300,7 +339,7 @@ class _Consumer:
         return self.inner.notices()
 
     async def close(self) -> None:
-        await self.inner.close()
+        await self.disguise.close(self.inner)
 
     async def settle_and_publish(
         self, settlements: Sequence[Settlement], messages: Sequence[tuple[Topic[Any], Message]]

@@ -134,9 +134,23 @@ async def test_before_open_and_after_close_it_is_closed(clock: VirtualClock) -> 
     for _ in range(2):
         with pytest.raises(ClosedError):
             await publish(road, clock, 1)
-        with pytest.raises(ClosedError):
-            await road.subscribe(SUBSCRIPTION, Plan())
-        await road.open([TOPIC], [])
+        for call in (
+            road.subscribe(SUBSCRIPTION, Plan()),
+            road.lag(TOPIC.name, "billing"),
+            road.account(TOPIC.name, "billing"),
+            road.topics("#"),
+            road.groups("#"),
+            road.dead_letters("#", None, 1),
+            road.redrive([]),
+            road.discard([]),
+            road.cancel("a"),
+            road.publish_once("token", []),
+            road.browse(TOPIC.name, "earliest", 1),
+            road.seek(TOPIC.name, "billing", "latest"),
+        ):
+            with pytest.raises(ClosedError):
+                await call
+        await road.open([TOPIC], [SUBSCRIPTION])
         await asyncio.gather(*(road.close() for _ in range(10)))
 
 
@@ -608,6 +622,21 @@ async def test_a_publisher_that_gives_up_leaves_the_queue_to_the_next(clock: Vir
     assert numbers(await read(consumer)) == [3]
 
 
+async def test_nobody_pushes_in_before_publishers_that_wait(clock: VirtualClock) -> None:
+    road = small(clock, "capacity=1")
+    await road.open([TOPIC], [SUBSCRIPTION])
+    consumer = await road.subscribe(SUBSCRIPTION, Plan())
+    await publish(road, clock, 1)
+    waits = asyncio.create_task(publish(road, clock, 2))
+    await clock.settle()
+    held = await read(consumer)
+    pushes = asyncio.create_task(publish(road, clock, 3))  # runs first once there is room
+    await ack(consumer, held)
+    await clock.settle()
+    assert (waits.done(), pushes.done()) == (True, False)
+    pushes.cancel()
+
+
 async def test_closing_the_road_fails_publishers_that_wait(clock: VirtualClock) -> None:
     road = small(clock, "capacity=1")
     await road.open([TOPIC], [SUBSCRIPTION])
@@ -867,6 +896,15 @@ async def test_lag_is_exact_in_messages_and_seconds(
         await road.lag(TOPIC.name, "nobody")
     with pytest.raises(NotFoundError):
         await road.lag("nothing", "billing")
+
+
+async def test_a_delayed_message_s_age_counts_from_when_it_was_due(
+    road: MemoryTransport, clock: VirtualClock
+) -> None:
+    await publish(road, clock, 1, delay=10 * SECOND)
+    await clock.advance(13 * SECOND)
+    lag = await road.lag(TOPIC.name, "billing")
+    assert (lag.messages, lag.age) == (1, 3 * SECOND)
 
 
 async def test_lag_is_told_by_partition(road: MemoryTransport, clock: VirtualClock) -> None:

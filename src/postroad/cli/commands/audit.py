@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING
 import typer
 
 from postroad.cli.exits import ExitCode
-from postroad.cli.options import Group, Json, RoadAndPattern, command_app, road_and_pattern
+from postroad.cli.options import Group, Json, RoadAndPattern, road_and_pattern
+from postroad.cli.shell import COMMAND, command_app
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from postroad.delivery.audit import Audit, Entry
 
-app = command_app("audit")
+app = command_app()
 
 _COLOURS = {"balanced": "green", "unbalanced": "red", "unknown": "yellow"}
 _ALWAYS = ("accepted", "pending", "handled", "dead")
 
 
-@app.command()
+@app.command(**COMMAND)
 def audit(words: RoadAndPattern = None, group: Group = None, as_json: Json = False) -> None:
     """Prove that every accepted message is in exactly one state.
 

@@ -12,17 +12,19 @@ from postroad.cli.options import (
     Group,
     Json,
     RoadAndPattern,
-    command_app,
     road_and_pattern,
     split_road,
 )
+from postroad.cli.shell import COMMAND, BadUsage, command_app
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from postroad.app import Postroad
     from postroad.core.delivery import Failure
     from postroad.core.reports import DeadLetter
 
-app = command_app("dead-letters", group=True)
+app = command_app(group=True)
 
 RoadAndIds = Annotated[
     list[str] | None,
@@ -42,14 +44,16 @@ def dead_letters() -> None:
     """List, show, redrive and discard messages that a group gave up."""
 
 
-@app.command("list")
+@app.command("list", **COMMAND)
 def list_(
     words: RoadAndPattern = None,
     group: Group = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 100,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, metavar="N", help="At most so many.")
+    ] = 100,
     as_json: Json = False,
 ) -> None:
-    """List dead letters, oldest first, without their payloads."""
+    """List dead letters, oldest first."""
     from postroad.cli.output import print_json
     from postroad.cli.roads import on_road
     from postroad.cli.shapes import dead_letter_shape
@@ -62,20 +66,23 @@ def list_(
         _print_list(found, limit)
 
 
-@app.command()
+@app.command("show", **COMMAND)
 def show(
     words: RoadAndIds = None,
     payload: Annotated[bool, typer.Option("--payload", help="Show the payload too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show dead letters whole: every attempt, with its exception and traceback."""
+    """Show dead letters with all their attempts.
+
+    Every attempt has its time, exception and traceback. The payload is shown on request only.
+    """
     from postroad.cli.output import print_json
     from postroad.cli.roads import on_road
     from postroad.cli.shapes import dead_letter_shape
 
     reference, ids = split_road(words, most=1000)
     if not ids:
-        raise typer.BadParameter("which ones? `postroad dead-letters list` prints their IDs")
+        raise BadUsage("which ones? `postroad dead-letters list` prints their IDs")
     found = on_road(reference, lambda road: _find(road, ids))
     if as_json:
         print_json([dead_letter_shape(dead, payload=payload) for dead in found])
@@ -84,7 +91,7 @@ def show(
             _print_whole(dead, payload)
 
 
-@app.command()
+@app.command("redrive", **COMMAND)
 def redrive(
     words: RoadAndIds = None,
     pattern: Pattern = None,
@@ -92,7 +99,10 @@ def redrive(
     everything: Everything = False,
     as_json: Json = False,
 ) -> None:
-    """Send dead letters to their own group again, in their order, with attempts reset."""
+    """Send dead letters to their group again.
+
+    They go to the group that gave them up and to no other, in their order, with attempts reset.
+    """
     from postroad.cli.roads import on_road
 
     reference, ids = _chosen(words, pattern, group, everything)
@@ -105,7 +115,7 @@ def redrive(
     _say("redriven", on_road(reference, act), as_json)
 
 
-@app.command()
+@app.command("discard", **COMMAND)
 def discard(
     words: RoadAndIds = None,
     pattern: Pattern = None,
@@ -137,7 +147,7 @@ def _chosen(
     reference, ids = split_road(words, most=1000)
     by_place = pattern is not None or group is not None or everything
     if bool(ids) == by_place:
-        raise typer.BadParameter("name IDs, or else choose by --topic, --group or --all")
+        raise BadUsage("name IDs, or else choose by --topic, --group or --all")
     if pattern is not None:
         check_pattern(pattern)
     return reference, ids
@@ -145,7 +155,7 @@ def _chosen(
 
 def _confirm(number: int) -> None:
     if not sys.stdin.isatty():
-        raise typer.BadParameter("discarding cannot be undone: say --yes, since nobody can be asked")
+        raise BadUsage("discarding cannot be undone: say --yes, since nobody can be asked")
     which = f"{number} dead letter(s)" if number else "all dead letters that fit"
     typer.confirm(f"Discard {which} for good?", abort=True, err=True)
 
@@ -232,7 +242,7 @@ def _print_whole(dead: DeadLetter, payload: bool) -> None:
     out.print()
 
 
-def _attempt(number: int, failure: Failure) -> object:
+def _attempt(number: int, failure: Failure) -> Text:
     from rich.text import Text
 
     from postroad.cli.output import instant, plain

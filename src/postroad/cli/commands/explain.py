@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from postroad.cli.exits import ExitCode
-from postroad.cli.options import Json, command_app, split_road
+from postroad.cli.options import Json, split_road
+from postroad.cli.shell import COMMAND, command_app
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from postroad.core.capabilities import Capabilities
     from postroad.core.contract import Contract
 
-app = command_app("explain")
+app = command_app()
 
 _MARKS = {
     "road": ("✓ road", "green"),
@@ -25,11 +26,15 @@ _MARKS = {
 }
 
 
-@app.command()
+@app.command(**COMMAND)
 def explain(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[APP]", help="module:attribute.", show_default=False),
+        typer.Argument(
+            metavar="[ROAD]",
+            help="An app, for its contracts; or a URL, for what its road does natively.",
+            show_default=False,
+        ),
     ] = None,
     capabilities: Annotated[
         bool, typer.Option("--capabilities", help="What each known road does natively, instead.")
@@ -43,9 +48,20 @@ def explain(
     app that is opened like this refuses.
     """
     if capabilities:
-        _explain_roads(as_json)
+        from postroad.app import catalog
+
+        _explain_roads(catalog(), as_json)
+        return
+    reference = split_road(words, most=0)[0]
+    from postroad.operations.loading import is_url
+
+    if is_url(reference):
+        from postroad.app import Postroad
+
+        road = Postroad(reference)
+        _explain_roads({road.url: road.capabilities}, as_json)
     else:
-        _explain_app(split_road(words, most=0)[0], as_json)
+        _explain_app(reference, as_json)
 
 
 def _explain_app(reference: str, as_json: bool) -> None:
@@ -91,7 +107,7 @@ def print_contract(contract: Contract) -> None:
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True)
     grid.add_column(max_width=26, overflow="fold")
-    grid.add_column(ratio=1)
+    grid.add_column()
     for term in contract.terms:
         mark, style = _MARKS[term.keeper]
         detail_style = "red" if term.keeper == "nobody" else "dim"
@@ -104,12 +120,10 @@ def print_contract(contract: Contract) -> None:
     console().print(grid)
 
 
-def _explain_roads(as_json: bool) -> None:
-    from postroad.app import known_roads
+def _explain_roads(roads: Mapping[str, Capabilities], as_json: bool) -> None:
     from postroad.cli.output import print_json
     from postroad.operations.roads import facts
 
-    roads = known_roads()
     if as_json:
         print_json({scheme: facts(road) for scheme, road in roads.items()})
     else:
@@ -118,20 +132,12 @@ def _explain_roads(as_json: bool) -> None:
 
 def _print_roads(roads: Mapping[str, Capabilities]) -> None:
     from postroad.cli.output import console, table
-    from postroad.operations.roads import facts
+    from postroad.operations.roads import cell, facts
 
     columns = {scheme: facts(road) for scheme, road in roads.items()}
     names = list(next(iter(columns.values())))
     rows = [
-        [name.replace("_", " "), *(_cell(column[name]) for column in columns.values())]
+        [name.replace("_", " "), *(cell(column[name]) for column in columns.values())]
         for name in names
     ]
-    console().print(table(["capability", *(f"{scheme}://" for scheme in columns)], rows))
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, bool):
-        return "✓" if value else "-"
-    if isinstance(value, list):
-        return ", ".join(value) or "-"
-    return "-" if value is None else str(value)
+    console().print(table(["capability", *columns], rows))

@@ -12,9 +12,9 @@ from postroad.cli.options import (
     Json,
     RoadAndPattern,
     Watch,
-    command_app,
     road_and_pattern,
 )
+from postroad.cli.shell import COMMAND, command_app
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from postroad.app import Postroad
     from postroad.core.reports import Lag
 
-app = command_app("lag")
+app = command_app()
 
 
-@app.command()
+@app.command(**COMMAND)
 def lag(
     words: RoadAndPattern = None,
     group: Group = None,

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from postroad.cli.options import Json, command_app, split_road
+from postroad.cli.options import Json, split_road
+from postroad.cli.shell import COMMAND, BadUsage, command_app
 
 if TYPE_CHECKING:
     from postroad.app import Postroad
     from postroad.core.delivery import Start
 
-app = command_app("replay")
+app = command_app()
 
 
-@app.command()
+@app.command(**COMMAND)
 def replay(
     words: Annotated[
         list[str] | None,
@@ -23,7 +24,9 @@ def replay(
             metavar="[ROAD] TOPIC", help="The road, and the topic's name.", show_default=False
         ),
     ] = None,
-    group: Annotated[str, typer.Option("--group", "-g", help="The group to move.")] = "",
+    group: Annotated[
+        str, typer.Option("--group", "-g", metavar="NAME", help="The group to move.")
+    ] = "",
     start: Annotated[
         str,
         typer.Option(
@@ -43,7 +46,7 @@ def replay(
 
     reference, rest = split_road(words, most=1)
     if not rest or not group or not start:
-        raise typer.BadParameter("needs a TOPIC, --group and --from")
+        raise BadUsage("needs a TOPIC, --group and --from")
     to = read_start(start)
     done = on_road(reference, lambda road: _move(road, rest[0], group, to, start))
     if as_json:
@@ -53,8 +56,8 @@ def replay(
 
 
 async def _move(road: Postroad, topic: str, group: str, to: Start, said: str) -> dict[str, Any]:
-    from postroad.operations.loading import no_such_topic
     from postroad.errors import NotFoundError
+    from postroad.operations.loading import no_such_topic
 
     infos = {info.name: info for info in await road.topic_infos("#")}
     if topic not in infos:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from heapq import merge
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from postroad.cli.options import Json, RoadAndPattern, command_app, road_and_pattern
+from postroad.cli.options import Json, RoadAndPattern, road_and_pattern
+from postroad.cli.shell import COMMAND, command_app
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable, Sequence
 
     from postroad.app import Postroad
     from postroad.core.delivery import Delivery, Start
 
-app = command_app("tail")
+app = command_app()
 
-_PAGE = 500
+_KEPT = 1000
+"""How many --no-follow prints where no --limit says otherwise."""
 
 
-@app.command()
+@app.command(**COMMAND)
 def tail(
     words: RoadAndPattern = None,
     start: Annotated[
@@ -29,10 +33,14 @@ def tail(
         ),
     ] = "latest",
     follow: Annotated[
-        bool, typer.Option("--follow/--no-follow", help="Wait for more, or stop at the end.")
+        bool,
+        typer.Option("--follow/--no-follow", help="Wait for more, or print what is kept and stop."),
     ] = True,
     limit: Annotated[
-        int | None, typer.Option("--limit", "-n", min=1, help="Stop after so many.")
+        int | None,
+        typer.Option(
+            "--limit", "-n", min=1, metavar="N", help="Stop after so many; 1000 with --no-follow."
+        ),
     ] = None,
     payload: Annotated[bool, typer.Option("--payload", help="Show payloads too.")] = False,
     as_json: Json = False,
@@ -50,30 +58,32 @@ def tail(
     show = _json_printer(payload) if as_json else _line_printer(payload)
 
     async def act(road: Postroad) -> None:
-        source = _live(road, pattern, begin) if follow else _kept(road, pattern, begin)
-        left = limit
-        async for delivery in source:
-            show(delivery)
-            if left is not None:
-                left -= 1
-                if left == 0:
-                    return
+        if follow:
+            await _follow(road, pattern, begin, limit, show)
+        else:
+            for delivery in await _kept(road, pattern, begin, limit or _KEPT):
+                show(delivery)
 
     on_road(reference, act)
 
 
-async def _live(road: Postroad, pattern: str, start: Start) -> AsyncIterator[Delivery]:
+async def _follow(
+    road: Postroad, pattern: str, start: Start, limit: int | None, show: Callable[[Delivery], None]
+) -> None:
     await _known(road, pattern)
+    shown = 0
     async for delivery in road.stream_messages(pattern, start=start):
-        yield delivery
+        show(delivery)
+        shown += 1
+        if shown == limit:
+            return
 
 
-async def _kept(road: Postroad, pattern: str, start: Start) -> AsyncIterator[Delivery]:
-    from postroad.operations.history import read
-
-    for name in await _known(road, pattern):
-        async for delivery in read(road, name, start, page=_PAGE):
-            yield delivery
+async def _kept(road: Postroad, pattern: str, start: Start, limit: int) -> Sequence[Delivery]:
+    """The oldest ones of all topics that fit, merged by their time."""
+    pages = [await road.browse(name, start, limit) for name in await _known(road, pattern)]
+    merged = merge(*pages, key=lambda delivery: delivery.message.time_us)
+    return list(islice(merged, limit))
 
 
 async def _known(road: Postroad, pattern: str) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from postroad.cli.options import Json, RoadAndPattern, command_app, road_and_pattern
+from postroad.cli.options import Json, RoadAndPattern, road_and_pattern
+from postroad.cli.shell import COMMAND, command_app
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,10 +13,10 @@ if TYPE_CHECKING:
     from postroad.app import Postroad
     from postroad.core.reports import TopicInfo
 
-app = command_app("topics")
+app = command_app()
 
 
-@app.command()
+@app.command(**COMMAND)
 def topics(words: RoadAndPattern = None, as_json: Json = False) -> None:
     """List the topics on a road.
 

@@ -50,7 +50,7 @@ DELETE FROM postroad_retries WHERE number = ? AND session_id = ?;
 
 -- name: again
 UPDATE postroad_retries
-SET session_id = NULL, due_us = ?, attempts = attempts + ?, failures = ?
+SET session_id = NULL, due_us = ?, attempts = ?, failures = ?
 WHERE number = ?;
 
 -- name: delete

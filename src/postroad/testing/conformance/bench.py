@@ -25,7 +25,7 @@ from postroad.testing.conformance.road import Road
 
 BYTES = 64 << 20
 STEP = timedelta(milliseconds=200)
-QUIET = timedelta(milliseconds=250)
+QUIET = timedelta(milliseconds=150)
 """How long nothing has to come before it counts as nothing."""
 SEED_VARIABLE = "POSTROAD_SEED"
 _SEED = int(os.environ.get(SEED_VARIABLE) or secrets.randbelow(2**32))

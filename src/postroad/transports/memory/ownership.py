@@ -60,19 +60,23 @@ class Owners:
             self._present.remove(seat)
             self._queue.lose(seat)
             self._tell(seat, Lost, self._vacate(seat, tuple(seat.owned)))
-        for partition, deadline in list(self._moving.items()):
-            self._move(partition, overdue=deadline <= now)
+        for seat in self._present:
+            overdue = [p for p in seat.owned if self._moving.get(p, math.inf) <= now]
+            for partition in overdue:
+                self._queue.hand_back(seat, partition)
+            self._tell(seat, Lost, self._vacate(seat, overdue))
+        self._move(tuple(self._moving))
         if None in self._owner:
             self._rebalance(now)
 
-    def _move(self, partition: int, *, overdue: bool) -> None:
-        seat = self._owner[partition]
-        if seat is None or not (overdue or self._queue.flying[partition] == 0):
-            return
-        if overdue:
-            self._queue.hand_back(seat, partition)
-            self._tell(seat, Lost, [partition])
-        self._vacate(seat, [partition])
+    def _move(self, partitions: Iterable[int]) -> bool:
+        """Take those that are at rest from their owners; returns whether there were any."""
+        idle = [partition for partition in partitions if self._queue.flying[partition] == 0]
+        for partition in idle:
+            seat = self._owner[partition]
+            if seat is not None:
+                self._vacate(seat, [partition])
+        return bool(idle)
 
     def _vacate(self, seat: Seat, partitions: Sequence[int]) -> Sequence[int]:
         for partition in partitions:
@@ -90,9 +94,7 @@ class Owners:
             for seat in self._present:
                 self._fill(seat, shares[seat])
             revoked = [p for seat in self._present for p in self._revoke(seat, shares[seat], now)]
-            for partition in revoked:
-                self._move(partition, overdue=False)
-            if self._moving.keys() >= set(revoked):
+            if not self._move(revoked):
                 return
 
     def _shares(self) -> dict[Seat, int]:

@@ -221,7 +221,7 @@ class Queue:
         if settlement.action == "nack":
             self._nack(entry, settlement, now)
         elif settlement.action == "reject":
-            self._bury(entry, settlement.failure, now)
+            self._bury(entry, settlement, now)
         else:
             self.size -= 1
             self.outcomes[settlement.outcome] += 1
@@ -252,9 +252,7 @@ class Queue:
         self.flying[entry.partition] -= 1
 
     def _nack(self, entry: Entry, settlement: Settlement, now: Moment) -> None:
-        if settlement.failure is not None:
-            entry.attempts += 1
-            entry.failures = (*entry.failures, settlement.failure)[-_KEPT_FAILURES:]
+        _record(entry, settlement)
         delay = settlement.delay.total_seconds()
         if delay > 0:
             heappush(self._waiting, (now.mono + delay, entry.seq, entry))
@@ -264,12 +262,10 @@ class Queue:
 
     # ------------------------------------------------------------- dead
 
-    def _bury(self, entry: Entry, failure: Failure | None, now: Moment) -> None:
+    def _bury(self, entry: Entry, settlement: Settlement, now: Moment) -> None:
         self.size -= 1
         self.outcomes["dead"] += 1
-        if failure is not None:
-            entry.attempts += 1
-            entry.failures = (*entry.failures, failure)[-_KEPT_FAILURES:]
+        _record(entry, settlement)
         if self.group is not None:
             self.graves[f"{self.topic}/{self.group}/{entry.seq}"] = Grave(entry, now.us)
 
@@ -348,3 +344,11 @@ class Queue:
             yield waiting[2]
         for seat in self.seats:
             yield from seat.held.values()
+
+
+def _record(entry: Entry, settlement: Settlement) -> None:
+    """Attempts and failures, as they stand in the settlement."""
+    delivery, failure = settlement.delivery, settlement.failure
+    entry.attempts = delivery.attempts + (failure is not None)
+    failures = delivery.failures if failure is None else (*delivery.failures, failure)
+    entry.failures = failures[-_KEPT_FAILURES:]

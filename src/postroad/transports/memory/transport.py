@@ -65,12 +65,13 @@ class MemoryTransport:
     opening it again finds everything where it was.
 
     Each queue (a group on a topic, or an ephemeral reader) holds `capacity` unsettled messages.
-    A publisher then waits, first come first served for each message, or is refused. Retries, redrives, messages
-    that become due and a batch's later messages in an atomic publish may overflow it: they were
-    accepted before, or belong to a commit that had room for its first. Two groups that publish to
-    each other through `publish` while both are full wait for each other.
+    A publisher then waits, first come first served for each message, or is refused. Retries,
+    redrives, messages that become due and a batch's later messages in an atomic publish may
+    overflow it: they were accepted before, or belong to a commit that had room for its first. Two
+    groups that publish to each other while both are full wait for each other.
 
-    For one event loop at a time; not thread-safe.
+    For one event loop at a time; not thread-safe. While it is not open, everything but `open` and
+    `close` raises `ClosedError`.
 
     Raises:
         InvalidURLError: at construction.
@@ -286,6 +287,7 @@ class MemoryTransport:
 
     async def cancel(self, message_id: str) -> bool:
         """See `Cancels`. The audit counts a withdrawn message as discarded."""
+        self._check_open()
         now = self.now()
         found = [channel.cancel(message_id, now) for channel in self._channels.values()]
         return any(found)
@@ -302,6 +304,7 @@ class MemoryTransport:
 
     async def browse(self, topic: str, start: Start, limit: int) -> Sequence[Delivery]:
         """Always raises: a memory road keeps no history."""
+        self._check_open()
         if topic not in self._channels:
             raise NotFoundError(f"no topic {topic!r} on this road")
         raise NotSupportedError("a memory road keeps no history to browse; use sqlite://")
@@ -361,12 +364,15 @@ class MemoryTransport:
     # ------------------------------------------------------------- finding
 
     def _all_groups(self) -> Sequence[Queue]:
+        self._check_open()
         return [q for channel in self._channels.values() for q in channel.groups.values()]
 
     def _fitting(self, pattern: str) -> Sequence[Channel]:
+        self._check_open()
         return [c for c in self._channels.values() if matches(pattern, c.name)]
 
     def _found(self, topic: str, group: str) -> tuple[Channel, Queue]:
+        self._check_open()
         channel = self._channels.get(topic)
         queue = None if channel is None else channel.groups.get(group)
         if channel is None or queue is None:

@@ -48,6 +48,24 @@ def claim(
     return Claimed(until, task.chunks, due, busy and not task.chunks)
 
 
+def any_for(connection: Connection, request: Request, now_us: int) -> bool:
+    """Whether a claim would find something, or has to find out. Only reads."""
+    due = connection.execute(_LOG["next_due"]).fetchone()[0]
+    if due is not None and due <= now_us:
+        return True
+    if not sessions.alive(connection, request.session.id, now_us):
+        return True
+    for member in request.memberships:
+        if connection.execute(_ANY_RETURNED, (member.group_id,)).fetchone():
+            return True
+        if connection.execute(_UNREAD, (member.group_id, member.topic_id)).fetchone():
+            return True
+        due = connection.execute(_NEXT_DUE, (member.group_id,)).fetchone()[0]
+        if due is not None and due <= now_us:
+            return True
+    return False
+
+
 def _wake_at(connection: Connection, memberships: Iterable[Membership]) -> int | None:
     found = [next_due(connection)]
     found += [connection.execute(_NEXT_DUE, (m.group_id,)).fetchone()[0] for m in memberships]
@@ -126,17 +144,20 @@ class _Claim:
         retries = self._run(_RETRIES["due_in_order"], args).fetchall()
         more = len(retries) == args[3]
         while (retries or claims) and self._limit > 0 and self._bytes > 0:
-            if retries and (not claims or retries[0][2] < claims[0][2]):
+            # Ranges may lie inside each other; an unsettled offset is in one place only.
+            claims.sort(key=_head)
+            if retries and (not claims or retries[0][2] < _head(claims[0])):
                 self._take_retry(member, retries.pop(0))
                 continue
             if not retries and more:
                 break  # an earlier one may be among those not read
-            until = retries[0][2] if retries else None
+            others = [retry[2] for retry in retries[:1]] + [_head(claim) for claim in claims[1:2]]
             found = self._waiting_lanes(member, stream)
             blocked = {lane: wait for lane, wait in found.items() if wait[1] > self._now}
+            until = min(others, default=None)
             rest = self._take_returned(member, claims.pop(0), until, blocked)
             if rest is not None:
-                claims.insert(0, rest)
+                claims.append(rest)
         if claims:
             self._stopped.add(stream)
 
@@ -319,6 +340,12 @@ class _Claim:
         bitmap: bytes | None,
     ) -> None:
         self._run(_INSERT, (id_, member.group_id, *span, session, starts, lost, bitmap))
+
+
+def _head(row: Returned) -> int:
+    """The first unsettled offset of a returned range."""
+    done = int.from_bytes(row[6], "little") if row[6] else 0
+    return row[2] + (~done & (done + 1)).bit_length() - 1
 
 
 def _bitmap(bits: int, size: int) -> bytes | None:

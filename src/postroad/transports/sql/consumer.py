@@ -20,10 +20,10 @@ from postroad.core.transport import Plan, Transaction
 from postroad.errors import ClosedError, PostroadError, StorageError
 from postroad.storage.connection import Connection
 from postroad.transports.sql import groups, sessions
-from postroad.transports.sql.claim import claim
+from postroad.transports.sql.claim import any_for, claim
 from postroad.transports.sql.handing import deliveries
 from postroad.transports.sql.handler import HandlerTransaction
-from postroad.transports.sql.log import Log
+from postroad.transports.sql.log import Listener, Log
 from postroad.transports.sql.sessions import REVOCATION_US, Changes, Session
 from postroad.transports.sql.settle import Answers, Settling, give_back, sort
 from postroad.transports.sql.tokens import Claimed, Lane, Numbers, Request
@@ -33,10 +33,6 @@ _SECOND_US = 1_000_000
 _BALANCE_EVERY = 0.2
 _SWEEP_EVERY = 0.5
 _RESOLVE_EVERY = 1.0
-
-
-class _StaleError(Exception):
-    """Undoes an atomic settlement of which a part was stale."""
 
 
 class GroupConsumer:
@@ -58,7 +54,7 @@ class GroupConsumer:
         self._paused: frozenset[Partition] = frozenset()
         self._owned: set[Partition] = set()
         self._notices = NoticeQueue()
-        self._wake = asyncio.Event()
+        self._listener = Listener(subscription.reads)
         self._background: set[asyncio.Future[Any]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._closing: asyncio.Future[None] | None = None
@@ -71,7 +67,7 @@ class GroupConsumer:
     async def join(self) -> None:
         """Become a member and start looking after the membership."""
         await self._join()
-        self._log.listeners.add(self._wake)
+        self._log.listeners.add(self._listener)
         self._keeper = asyncio.ensure_future(self._keep())
 
     async def _join(self) -> None:
@@ -113,7 +109,7 @@ class GroupConsumer:
             await self._log.clock.sleep(interval)
             now = self._log.clock.monotonic()
             # A database that is locked or full now may be well again at the next round.
-            with suppress(StorageError):
+            with suppress(PostroadError):
                 if not self._over and now - resolved >= _RESOLVE_EVERY:
                     resolved = now
                     await self._resolve()
@@ -124,7 +120,7 @@ class GroupConsumer:
         known = [(member.topic_id, member.partitions) for member in self._memberships]
         if topics != known:
             self._memberships = await self._log.write(self._resolve_in)
-            self._wake.set()
+            self._listener.tell()
 
     def _fitting(self, connection: Connection) -> list[tuple[int, int]]:
         return groups.fitting(connection, self._subscription.source_name)
@@ -164,7 +160,7 @@ class GroupConsumer:
         if changes.assigned:
             self._owned.update(changes.assigned)
             self._notices.put(Assigned(changes.assigned))
-            self._wake.set()
+            self._listener.tell()
 
     def _session_over(self) -> None:
         if self._over:
@@ -173,7 +169,7 @@ class GroupConsumer:
         lost = sorted(self._owned) if self._ordered else self._everything()
         self._owned.clear()
         self._notices.put(Lost(lost))
-        self._wake.set()
+        self._listener.tell()
 
     def _everything(self) -> list[Partition]:
         return [(m.topic, part) for m in self._memberships for part in range(m.partitions)]
@@ -188,7 +184,7 @@ class GroupConsumer:
             self._usable()
             if self._over:
                 await self._join()
-            self._wake.clear()
+            self._listener.clear()
             session = self._session
             claimed = await self._claim(limit, max_bytes)
             if claimed.lease_until_us is None:
@@ -208,7 +204,22 @@ class GroupConsumer:
             if remaining <= 0:
                 return ()
             if not claimed.busy:
-                await self._log.pause(self._wake, min(remaining, self._patience(claimed)))
+                await self._idle(min(remaining, self._patience(claimed)))
+
+    async def _idle(self, seconds: float) -> None:
+        """Wait for news. What other processes commit may be anything: whether it is a message
+        for us is read first, so that idle consumers stay away from the write lock."""
+        end = self._log.clock.monotonic() + seconds
+        while (left := end - self._log.clock.monotonic()) > 0:
+            await self._log.pause(self._listener.event, left)
+            if self._listener.sure or self._over or self._closing is not None:
+                return
+            self._listener.clear()
+            if await self._log.read(self._anything):
+                return
+
+    def _anything(self, connection: Connection) -> bool:
+        return any_for(connection, self._request(1, 1), self._log.clock.now_us())
 
     def _patience(self, claimed: Claimed) -> float:
         longest = self._lease_us / _SECOND_US / 3
@@ -219,17 +230,7 @@ class GroupConsumer:
         return min(longest, due if due > 0 else _SWEEP_EVERY)
 
     async def _claim(self, limit: int, max_bytes: int) -> Claimed:
-        request = Request(
-            session=self._session,
-            numbers=self._numbers,
-            memberships=self._memberships,
-            limit=limit,
-            max_bytes=max_bytes,
-            ordered=self._ordered,
-            lane=self._lane,
-            paused=self._paused,
-        )
-        log = self._log
+        request, log = self._request(limit, max_bytes), self._log
         future = log.write(
             lambda c: claim(c, request, log.appender, log.origins, log.clock.now_us()),
             durable=False,
@@ -240,6 +241,18 @@ class GroupConsumer:
             self._background.add(future)
             future.add_done_callback(lambda done: self._give_back(done, request.session.id))
             raise
+
+    def _request(self, limit: int, max_bytes: int) -> Request:
+        return Request(
+            session=self._session,
+            numbers=self._numbers,
+            memberships=self._memberships,
+            limit=limit,
+            max_bytes=max_bytes,
+            ordered=self._ordered,
+            lane=self._lane,
+            paused=self._paused,
+        )
 
     def _give_back(self, done: asyncio.Future[Claimed], session: int) -> None:
         self._background.discard(done)
@@ -306,7 +319,7 @@ class GroupConsumer:
 
         results = await self._write(both)
         self._after(answers)
-        log.wake()
+        log.arrived({topic.name for topic, _ in messages})
         return results
 
     def transaction(
@@ -347,7 +360,7 @@ class GroupConsumer:
     async def resume(self, partitions: Sequence[Partition]) -> None:
         """See `Consumer.resume`."""
         self._paused -= frozenset(partitions)
-        self._wake.set()
+        self._listener.tell()
 
     async def release(self, partitions: Sequence[Partition]) -> None:
         """See `Consumer.release`."""
@@ -378,8 +391,8 @@ class GroupConsumer:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        self._log.listeners.discard(self._wake)
-        self._wake.set()
+        self._log.listeners.discard(self._listener)
+        self._listener.tell()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])

@@ -158,5 +158,7 @@ class HandlerTransaction:
         """See `Transaction.publish`."""
         if self._over:
             raise ClosedError("the handler's transaction is over; its `tx` cannot be kept")
-        message = topic.envelope(payload, self._log.clock.now_us(), self._source)
+        message = payload
+        if not isinstance(payload, Message):
+            message = topic.envelope(payload, self._log.clock.now_us(), self._source)
         self._outbox.append((topic, message))

@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from postroad.core.clock import Clock
 from postroad.errors import ClosedError
 from postroad.storage.connection import Connection
 from postroad.storage.database import Database
+from postroad.storage.statements import load
 from postroad.transports.sql.append import Appender
 from postroad.transports.sql.rows import Origins
 
 R = TypeVar("R")
+_NEXT_DUE = load("sqlite", "log")["next_due"]
+
+
+class Listener:
+    """Somebody who waits for messages.
+
+    Attributes:
+        event: set when something may have arrived.
+        sure: set beside it when this process itself wrote to a topic that is read.
+    """
+
+    def __init__(self, reads: Callable[[str], bool]) -> None:
+        self.reads = reads
+        self.event = asyncio.Event()
+        self.sure = False
+
+    def clear(self) -> None:
+        """Nothing is known from here on."""
+        self.event.clear()
+        self.sure = False
+
+    def tell(self) -> None:
+        """There is something."""
+        self.sure = True
+        self.event.set()
 
 
 class Log:
@@ -24,12 +50,14 @@ class Log:
         self.origins = Origins()
         self.appender = Appender(self.origins)
         self.handler_turn = asyncio.Lock()
-        self.listeners: set[asyncio.Event] = set()
+        self.listeners: set[Listener] = set()
         self._database: Database | None = None
+        self._was_open = False
 
     def opened(self, database: Database) -> None:
         """From now on it can be used."""
         self._database = database
+        self._was_open = True
 
     def closed(self) -> Database | None:
         """From now on it cannot; returns what has to be closed."""
@@ -45,6 +73,8 @@ class Log:
             ClosedError: not opened yet, or closed.
         """
         if self._database is None:
+            if self._was_open:
+                raise ClosedError("the sqlite road was closed")
             raise ClosedError("the sqlite road is not open: await its open() first")
         return self._database
 
@@ -58,10 +88,20 @@ class Log:
         """See `Database.read`."""
         return self.database.read(function)
 
+    def scan(self, function: Callable[[Connection], R]) -> asyncio.Future[R]:
+        """See `Database.scan`."""
+        return self.database.scan(function)
+
     def wake(self) -> None:
         """Something may have arrived: whoever waits looks again."""
-        for event in self.listeners:
-            event.set()
+        for listener in self.listeners:
+            listener.event.set()
+
+    def arrived(self, topics: Iterable[str]) -> None:
+        """Messages were written to these topics."""
+        for listener in self.listeners:
+            if not listener.sure and any(map(listener.reads, topics)):
+                listener.tell()
 
     async def promoted(self) -> None:
         """Let every scheduled message that is due take its place before something is counted."""
@@ -69,7 +109,7 @@ class Log:
             await self.write(self._promote)
 
     def _due(self, connection: Connection) -> bool:
-        due = connection.execute("SELECT min(due_us) FROM postroad_scheduled").fetchone()[0]
+        due = connection.execute(_NEXT_DUE).fetchone()[0]
         return due is not None and due <= self.clock.now_us()
 
     def _promote(self, connection: Connection) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from postroad.storage.connection import Connection
 from postroad.storage.statements import load
 from postroad.transports.sql import places
 from postroad.transports.sql.handing import deliveries
-from postroad.transports.sql.log import Log
+from postroad.transports.sql.log import Listener, Log
 from postroad.transports.sql.rows import OFFSET_BITS, OFFSET_MASK
 from postroad.transports.sql.tokens import Chunk, Held
 
@@ -46,14 +45,14 @@ class Observer:
         self._number = count().__next__
         self._paused: frozenset[Partition] = frozenset()
         self._notices = NoticeQueue()
-        self._wake = asyncio.Event()
+        self._listener = Listener(subscription.reads)
         self._closed = False
 
     async def join(self) -> None:
         """Take the place where reading starts."""
         await self._log.promoted()
         self._cursors = await self._log.read(self._places)
-        self._log.listeners.add(self._wake)
+        self._log.listeners.add(self._listener)
 
     def _places(self, connection: Connection) -> dict[int, int]:
         found: dict[int, int] = {}
@@ -71,7 +70,7 @@ class Observer:
         while True:
             if self._closed:
                 raise ClosedError(f"the consumer of {self._subscription} was closed")
-            self._wake.clear()
+            self._listener.clear()
             again = self._due(limit)
             if again:
                 return again
@@ -89,7 +88,7 @@ class Observer:
                 return ()
             due = [item for item in (found.next_due_us, *self._again_us()) if item is not None]
             patience = (min(due) - clock.now_us()) / 1e6 if due else _LONGEST
-            await self._log.pause(self._wake, min(remaining, patience, _LONGEST))
+            await self._log.pause(self._listener.event, min(remaining, patience, _LONGEST))
 
     def _again_us(self) -> list[int]:
         return [self._again[0][0]] if self._again else []
@@ -148,7 +147,7 @@ class Observer:
                 due = now + duration_us(settlement.delay)
                 again = _with_failure(settlement.delivery, settlement.failure)
                 heapq.heappush(self._again, (due, self._number(), again))
-                self._wake.set()
+                self._listener.tell()
         return ["done"] * len(settlements)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
@@ -162,7 +161,7 @@ class Observer:
     async def resume(self, partitions: Sequence[Partition]) -> None:
         """See `Consumer.resume`."""
         self._paused -= frozenset(partitions)
-        self._wake.set()
+        self._listener.tell()
 
     async def release(self, partitions: Sequence[Partition]) -> None:
         """Nothing is ever revoked."""
@@ -174,9 +173,9 @@ class Observer:
     async def close(self) -> None:
         """Forget everything. Idempotent."""
         self._closed = True
-        self._log.listeners.discard(self._wake)
+        self._log.listeners.discard(self._listener)
         self._notices.close()
-        self._wake.set()
+        self._listener.tell()
 
 
 def _with_failure(delivery: Delivery, failure: Failure | None) -> Delivery:

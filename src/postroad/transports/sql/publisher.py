@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from postroad.core.delivery import Receipt
@@ -20,9 +20,8 @@ _Call: TypeAlias = tuple[Sequence[tuple[Topic[Any], Message]], "asyncio.Future[S
 class Publisher:
     """Gathers publish calls, so that a thousand tasks cost one operation and not a thousand."""
 
-    def __init__(self, log: Log, published: Callable[[], None]) -> None:
+    def __init__(self, log: Log) -> None:
         self._log = log
-        self._published = published
         self._calls: deque[_Call] = deque()
         self._asked = False
 
@@ -74,7 +73,7 @@ class Publisher:
         for (_, future), receipts in zip(calls, answers, strict=True):
             if not future.done():
                 future.set_result(receipts)
-        self._published()
+        self._log.arrived({topic.name for messages, _ in calls for topic, _ in messages})
 
     def fail(self, calls: list[_Call], error: Exception) -> None:
         """Tell those who wait that they are not; one bad call does not make the others suffer."""

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from postroad.core.delivery import Failure, Position
+from postroad.core.delivery import Failure, Position, Settlement
 from postroad.core.message import NO_HEADERS, Message
 from postroad.storage.connection import Connection
 from postroad.storage.statements import load
@@ -107,11 +107,17 @@ def failures_of(data: bytes | None) -> tuple[Failure, ...]:
     return () if data is None else _decode_failures(data)
 
 
-def failures_with(data: bytes | None, failure: Failure | None) -> bytes | None:
-    """Recorded failures with one more at the end."""
-    if failure is None:
-        return data
-    return _encode((*failures_of(data), failure))
+def attempts_in(settlement: Settlement) -> int:
+    """Failed attempts to record: what the delivery says, and the failure of the settlement."""
+    return settlement.delivery.attempts + (settlement.failure is not None)
+
+
+def failures_in(settlement: Settlement) -> bytes | None:
+    """Failures to record, oldest first: the delivery's, then that of the settlement."""
+    failures = settlement.delivery.failures
+    if settlement.failure is not None:
+        failures = (*failures, settlement.failure)
+    return _encode(failures) if failures else None
 
 
 def exposed(offset: int, priority: int) -> int:

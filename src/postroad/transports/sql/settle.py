@@ -11,7 +11,7 @@ from postroad.core.delivery import Settled, Settlement
 from postroad.storage.connection import Connection
 from postroad.storage.statements import load
 from postroad.transports.sql import groups, sessions
-from postroad.transports.sql.rows import OFFSET_BITS, OFFSET_MASK, failures_with
+from postroad.transports.sql.rows import OFFSET_BITS, OFFSET_MASK, attempts_in, failures_in
 from postroad.transports.sql.tokens import Claim, Held, Lane, Numbers
 
 _CLAIMS, _RETRIES = load("sqlite", "claims"), load("sqlite", "retries")
@@ -147,7 +147,7 @@ class Settling:
             elif settlement.action == "reject":
                 self._bury(connection, claim, bit, settlement, now_us)
                 counts[claim.group_id, "dead"] += 1
-            elif settlement.failure is None and not settlement.delay:
+            elif not (settlement.failure or settlement.delay or settlement.delivery.attempts):
                 returned.append(claim.first + bit)
             else:
                 self._retry(connection, claim, bit, settlement, row[1], now_us)
@@ -173,7 +173,7 @@ class Settling:
                 offset,
                 self._lane,
                 now_us,
-                failures_with(None, settlement.failure),
+                failures_in(settlement),
                 claim.stream_id << OFFSET_BITS | offset,
             ),
         )
@@ -196,9 +196,9 @@ class Settling:
                 offset,
                 self._lane,
                 now_us + duration_us(settlement.delay),
-                int(settlement.failure is not None),
+                attempts_in(settlement),
                 starts,
-                failures_with(None, settlement.failure),
+                failures_in(settlement),
                 claim.stream_id << OFFSET_BITS | offset,
             ),
         )
@@ -216,12 +216,11 @@ class Settling:
             return "stale"
         if settlement.action == "nack":
             due = now_us + duration_us(settlement.delay)
-            failures = failures_with(row[1], settlement.failure)
-            failed = int(settlement.failure is not None)
-            connection.execute(_RETRIES["again"], (due, failed, failures, token.number))
+            values = (due, attempts_in(settlement), failures_in(settlement), token.number)
+            connection.execute(_RETRIES["again"], values)
             return "done"
         if settlement.action == "reject":
-            failures = failures_with(row[1], settlement.failure)
+            failures = failures_in(settlement)
             connection.execute(_RETRIES["bury_held"], (now_us, failures, token.number))
         connection.execute(_RETRIES["delete"], (token.number,))
         outcome = "dead" if settlement.action == "reject" else settlement.outcome

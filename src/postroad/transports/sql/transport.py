@@ -17,7 +17,7 @@ from postroad.core.reports import Account, DeadLetter, Lag, TopicInfo
 from postroad.core.subscription import Subscription
 from postroad.core.topic import Topic
 from postroad.core.transport import Consumer, Plan
-from postroad.errors import GroupActiveError, PostroadError
+from postroad.errors import GroupActiveError, NotSupportedError, PostroadError
 from postroad.storage.connection import Connection, Place
 from postroad.storage.database import Database
 from postroad.storage.statements import load
@@ -59,7 +59,7 @@ class SqliteTransport:
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self._place = parse(url)
         self._log = Log(clock or SystemClock())
-        self._publisher = Publisher(self._log, self._log.wake)
+        self._publisher = Publisher(self._log)
         self._notices = NoticeQueue()
         self._consumers: WeakSet[GroupConsumer | Observer] = WeakSet()
         self._keeper: asyncio.Task[None] | None = None
@@ -137,7 +137,7 @@ class SqliteTransport:
             return True
 
         accepted = await log.write(operation)
-        log.wake()
+        log.arrived({topic.name for topic, _ in messages})
         return accepted
 
     async def cancel(self, message_id: str) -> bool:
@@ -160,6 +160,10 @@ class SqliteTransport:
     async def subscribe(self, subscription: Subscription, plan: Plan) -> Consumer:
         """See `Source.subscribe`."""
         self._log.database.usable()
+        if plan.filter is not None:
+            raise NotSupportedError(
+                f"{subscription}: the sqlite road evaluates no filters itself; the engine does"
+            )
         consumer: GroupConsumer | Observer
         if subscription.group is None:
             consumer = Observer(self._log, subscription)
@@ -173,7 +177,7 @@ class SqliteTransport:
         """See `Source.browse`."""
         await self._log.promoted()
         origins = self._log.origins
-        chunks = await self._log.read(lambda c: browse.chunks(c, origins, topic, start, limit))
+        chunks = await self._log.scan(lambda c: browse.chunks(c, origins, topic, start, limit))
         return deliveries(chunks, origins.by_id, None, None, None, in_order=False)
 
     async def seek(self, topic: str, group: str, to: Start) -> None:
@@ -204,7 +208,7 @@ class SqliteTransport:
     async def account(self, topic: str, group: str) -> Account:
         """See `Audited.account`."""
         await self._log.promoted()
-        return await self._log.read(lambda c: reports.account(c, topic, group))
+        return await self._log.scan(lambda c: reports.account(c, topic, group))
 
     async def groups(self, pattern: str) -> Sequence[tuple[str, str]]:
         """See `Audited.groups`."""

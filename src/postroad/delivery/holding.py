@@ -1,0 +1,93 @@
+"""Messages that failed and run again in this process, and how far their keys may pile up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+
+from postroad.core.clock import Clock
+from postroad.core.delivery import Delivery, Partition
+from postroad.core.transport import Consumer
+from postroad.delivery.execution import Held
+from postroad.delivery.lanes import Lanes
+from postroad.delivery.patience import patiently
+
+
+class Holding:
+    """Blocked lanes: a failed message keeps its lane from its first failure to its end. While it
+    waits it occupies no worker, and what it blocks takes no room from the other keys.
+
+    Args:
+        lanes: where a message goes when its wait is over.
+        limit: how many may wait behind one before its partition is not read any more.
+        ready: called when a message was put back into the lanes.
+    """
+
+    def __init__(self, lanes: Lanes, limit: int, clock: Clock, ready: Callable[[], None]) -> None:
+        self.blocked: dict[int, Delivery] = {}
+        self._lanes = lanes
+        self._limit = limit
+        self._clock = clock
+        self._ready = ready
+        self._waits: dict[int, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+
+    def behind(self) -> int:
+        """How many messages are blocked: those that failed, and those in line behind them."""
+        lanes = self._lanes
+        return sum(1 + lanes.waiting_behind(delivery) for delivery in self.blocked.values())
+
+    def hold(self, held: Held) -> None:
+        """Let a failed message wait, then run again."""
+        identity = id(held.delivery)
+        self.blocked[identity] = held.delivery
+        self._waits[identity] = asyncio.create_task(self._again_after(held))
+        self._changed.set()
+
+    def finished(self, delivery: Delivery) -> None:
+        """Its fate is decided: it blocks nothing any more."""
+        if self.blocked.pop(id(delivery), None) is not None:
+            self._changed.set()
+
+    def more(self) -> None:
+        """Messages were added to the lanes."""
+        if self.blocked:
+            self._changed.set()
+
+    def drop(self, partitions: Collection[Partition] | None = None) -> list[Delivery]:
+        """Stop waiting with those of these partitions, or all; returns them, lanes free."""
+        dropped = []
+        for identity in list(self._waits):
+            delivery = self.blocked[identity]
+            if partitions is None or (delivery.topic, delivery.partition) in partitions:
+                self._waits.pop(identity).cancel()
+                self.finished(delivery)
+                self._lanes.done(delivery)
+                dropped.append(delivery)
+        return dropped
+
+    async def regulate(self, consumer: Consumer) -> None:
+        """Stop reading the partitions of keys that have as many behind them as may be held, and
+        go on reading those that have not any more; until cancelled."""
+        paused: set[Partition] = set()
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            full = {
+                (delivery.topic, delivery.partition)
+                for delivery in self.blocked.values()
+                if self._lanes.waiting_behind(delivery) >= self._limit
+            }
+            for change, places in (
+                (consumer.pause, sorted(full - paused)),
+                (consumer.resume, sorted(paused - full)),
+            ):
+                if places:
+                    await patiently(self._clock, lambda: change(places))  # noqa: B023
+            paused = full
+
+    async def _again_after(self, held: Held) -> None:
+        await self._clock.sleep(held.delay.total_seconds())
+        del self._waits[id(held.delivery)]
+        self._lanes.again(held.delivery)
+        self._ready()

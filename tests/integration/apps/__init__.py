@@ -1,0 +1,1 @@
+"""Apps that integration tests run in processes of their own."""
