@@ -11,6 +11,7 @@ ARGS   ?=
 VENV_MADE := $(VENV)/.made
 CORE      := $(VENV)/.core-installed
 DEV       := $(VENV)/.dev-installed
+PEERS     := $(VENV)/.bench-installed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test faults bench lint docs clean
@@ -27,7 +28,7 @@ test: $(DEV) ## Run all tests against real servers (ARGS="-k sqlite")
 faults: $(DEV) ## Run the fault tests: kills, restarts, paused processes
 	$(BIN)/python -m pytest tests/faults $(ARGS)
 
-bench: $(DEV) ## Run a benchmark (BENCH=embedded)
+bench: $(PEERS) ## Run a benchmark (BENCH=embedded)
 	$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
 
 lint: $(DEV) ## Check style, formatting, types and the floors
@@ -60,4 +61,8 @@ $(CORE): pyproject.toml | $(VENV_MADE)
 
 $(DEV): pyproject.toml | $(VENV_MADE)
 	$(PIP) --editable '.[dev]'
+	@touch $(CORE) $@
+
+$(PEERS): pyproject.toml | $(VENV_MADE)
+	$(PIP) --editable '.[bench]'
 	@touch $(CORE) $@

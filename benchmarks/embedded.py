@@ -60,7 +60,16 @@ BOOK = Book(
     "embedded",
     FIGURES,
     BARS,
-    packages=("postroad", "msgspec", "huey", "persist-queue", "litequeue", "blinker", "pyee", "bubus"),
+    packages=(
+        "postroad",
+        "msgspec",
+        "huey",
+        "persist-queue",
+        "litequeue",
+        "blinker",
+        "pyee",
+        "bubus",
+    ),
 )
 
 
@@ -157,12 +166,13 @@ def measure_backlog(size: Size, samples: Samples, folder: str | None) -> None:
             empty = str(Path(place) / f"empty-{number}.db")
             harness.in_process(Run("building", _build, {"path": Path(empty), "count": 0}))
             pairs = [(EMPTY, empty), (FULL, full)]
-            for measure, figure, more in (
-                (backlog.publish, FULL_PUBLISH, {}),
-                (backlog.receive, FULL_RECEIVE, {}),
+            # The short log holds what was just published, and no more is received of the long one.
+            for measure, figure in (
+                (backlog.publish, FULL_PUBLISH),
+                (backlog.receive, FULL_RECEIVE),
             ):
                 for subject, file in pairs if number % 2 == 0 else pairs[::-1]:
-                    arguments = {"figure": figure, "file": file, "count": count, **more}
+                    arguments = {"figure": figure, "file": file, "count": count}
                     samples.add(subject, harness.in_process(Run(subject, measure, arguments)))
         say(f"consuming the backlog, for {size.drain:g} s at the most")
         arguments = {

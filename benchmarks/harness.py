@@ -119,9 +119,10 @@ def measure_in_turn(
 ) -> None:
     """Run every subject once a round, each time in a new process."""
     started = time.monotonic()
-    for number in range(rounds):
-        for run in runs if number % 2 == 0 else reversed(runs):
-            report(f"{time.monotonic() - started:5.0f} s  round {number + 1}/{rounds}  {run.subject}")
+    for turn in range(rounds):
+        for run in runs if turn % 2 == 0 else reversed(runs):
+            seconds = time.monotonic() - started
+            report(f"{seconds:5.0f} s  round {turn + 1}/{rounds}  {run.subject}")
             samples.add(run.subject, in_process(run))
 
 
@@ -271,7 +272,9 @@ def number(value: float) -> str:
 def options(description: str) -> argparse.ArgumentParser:
     """The arguments that every benchmark takes."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="a smoke run: its figures mean nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke run: its figures mean nothing"
+    )
     parser.add_argument("--rounds", type=int, help="how often every subject runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
     parser.add_argument("--only", default="", help="subjects or parts whose name contains this")

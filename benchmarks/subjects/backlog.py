@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.subjects.order import SIZE, TOPIC, OrderCreated, orders
+from benchmarks.subjects.order import SIZE, TOPIC, OrderCreated
 from benchmarks.subjects.raw_sqlite import rows
 from benchmarks.subjects.road import Counter, rate_from_tasks, time_to_settle
 from postroad import Postroad, Subscription
@@ -97,14 +97,12 @@ def publish(figure: str, file: str, count: int) -> Mapping[str, float]:
     return asyncio.run(run())
 
 
-def receive(figure: str, file: str, count: int, fill: bool) -> Mapping[str, float]:
-    """Consume so many messages of the file, which are first published if `fill`."""
+def receive(figure: str, file: str, count: int) -> Mapping[str, float]:
+    """Consume so many messages of the file, from where the group stands."""
 
     async def run() -> Mapping[str, float]:
         counter = Counter(count)
         async with road(Path(file), counter) as made:
-            if fill:
-                await made.publish_many(TOPIC, orders(count))
             seconds = await time_to_settle(made, counter)
         return {figure: counter.at_reaching / seconds}
 

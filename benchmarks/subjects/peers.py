@@ -11,9 +11,7 @@ from pathlib import Path
 from benchmarks.subjects.order import encoded
 
 
-def huey(
-    enqueue: str, consume: str, count: int, folder: str | None = None
-) -> Mapping[str, float]:
+def huey(enqueue: str, consume: str, count: int, folder: str | None = None) -> Mapping[str, float]:
     """SqliteHuey: enqueue tasks, then take and run them as a worker does."""
     from huey import SqliteHuey
 
@@ -41,9 +39,7 @@ def huey(
     return {enqueue: count / enqueued, consume: count / consumed}
 
 
-def persist_queue(
-    put: str, get: str, count: int, folder: str | None = None
-) -> Mapping[str, float]:
+def persist_queue(put: str, get: str, count: int, folder: str | None = None) -> Mapping[str, float]:
     """persist-queue's SQLiteAckQueue: put, then get and ack."""
     from persistqueue import SQLiteAckQueue
 
@@ -62,9 +58,7 @@ def persist_queue(
     return {put: count / putting, get: count / getting}
 
 
-def litequeue(
-    put: str, pop: str, count: int, folder: str | None = None
-) -> Mapping[str, float]:
+def litequeue(put: str, pop: str, count: int, folder: str | None = None) -> Mapping[str, float]:
     """litequeue: put, then pop and done. Its default is synchronous=NORMAL, and its pop grows
     slower with the depth, so the depth is part of the figure."""
     from litequeue import LiteQueue

@@ -259,7 +259,7 @@ class Postroad:
         for bound in self.subscriptions:
             self._contract(bound)
         for topic in self.topics.values():
-            check_topic(topic, self.capabilities)
+            check_topic(topic, self.capabilities, catalog)
 
     def _contract(self, bound: Bound) -> Contract:
         return check(bound.subscription, self.capabilities, self._setting(bound), catalog)
@@ -535,7 +535,7 @@ class Postroad:
 
     async def _prepare(self, topic: Topic[Any]) -> None:
         self._declare(topic)
-        check_topic(topic, self.capabilities)
+        check_topic(topic, self.capabilities, catalog)
         await self._transport.open([topic], [])
         self._prepared.add(topic)
 

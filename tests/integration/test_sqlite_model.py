@@ -131,7 +131,7 @@ class Life:
 
 @pytest.mark.parametrize("ordered", [True, False])
 async def test_a_random_life_keeps_its_promises(tmp_path: Path, ordered: bool) -> None:
-    for run in range(12):
+    for run in range(7):
         seed = random.getrandbits(32)
         folder = tmp_path / str(run)
         folder.mkdir()

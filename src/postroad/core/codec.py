@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -17,6 +18,9 @@ from postroad.errors import (
 )
 
 T = TypeVar("T")
+
+_QUOTED = re.compile(r"^(Invalid (?:enum )?value) .*?(?=$| - at `\$[^`]*`$)", re.DOTALL)
+"""What msgspec says of a value that is none of an enum, a literal or a union's tags."""
 
 
 class Codec(Protocol[T]):
@@ -70,7 +74,7 @@ class JsonCodec(Generic[T]):
         else:
             self._decode = _decoder(payload_type)
             self._encode = msgspec.json.Encoder().encode
-        self._plain = isinstance(payload_type, type)
+        self._plain = isinstance(payload_type, type) and payload_type is not Any
 
     def encode(self, payload: T) -> bytes:
         if self._plain and not self._fits(payload):
@@ -80,13 +84,15 @@ class JsonCodec(Generic[T]):
         try:
             return self._encode(payload)
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-            raise EncodeError(f"cannot encode {type(payload).__name__}: {error}") from None
+            # msgspec names types only; texts of other origin may quote the payload.
+            why = type(error).__name__ if self._pydantic else _without_values(error)
+            raise EncodeError(f"cannot encode {type(payload).__name__}: {why}") from None
 
     def decode(self, data: bytes) -> T:
         try:
             payload = self._decode(data)
         except msgspec.ValidationError as error:
-            raise WrongTypeError(str(error)) from None
+            raise _type_error(error) from None
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise DecodeError(f"not JSON: {error}") from None
         except ValueError as error:
@@ -129,10 +135,23 @@ def _is_typed_dict(payload_type: Any) -> bool:
     return isinstance(payload_type, type) and hasattr(payload_type, "__total__")
 
 
+def _type_error(error: msgspec.ValidationError) -> WrongTypeError | UnknownFieldError:
+    """What does not fit and where, without the value itself."""
+    if error.__cause__ is not None:  # raised by the type's own code, in its own words
+        return WrongTypeError(f"the type's own check raised {type(error.__cause__).__name__}")
+    text = _QUOTED.sub(r"\1", str(error))
+    return UnknownFieldError(text) if "unknown field" in text else WrongTypeError(text)
+
+
+def _without_values(error: Exception) -> str:
+    return type(error).__name__ if isinstance(error, UnicodeError) else str(error)
+
+
 def _pydantic_encode(payload: Any) -> bytes:
     if not hasattr(payload, "model_dump_json"):
         raise TypeError("not a pydantic model")
-    text: str = payload.model_dump_json(by_alias=True)
+    # A warning would quote the value that does not fit; and it is no payload of the topic.
+    text: str = payload.model_dump_json(by_alias=True, warnings="error")
     return text.encode()
 
 

@@ -116,15 +116,17 @@ def draft(subscription: Subscription, capabilities: Capabilities, setting: Setti
     return Contract(str(subscription), terms, plan)
 
 
-def check_topic(topic: Topic[Any], capabilities: Capabilities) -> Contract:
+def check_topic(topic: Topic[Any], capabilities: Capabilities, catalog: Catalog = dict) -> Contract:
     """The contract of a topic's publishing side.
 
     Raises:
-        GuaranteeError: the road cannot keep what the topic declares.
+        GuaranteeError: the road cannot keep what the topic declares: all gaps at once, and the
+            roads that could.
     """
     contract = draft_topic(topic, capabilities)
     if contract.gaps:
-        raise GuaranteeError(f"The topic {topic.name}", contract.gaps)
+        able = [name for name, other in catalog().items() if not draft_topic(topic, other).gaps]
+        raise GuaranteeError(f"The topic {topic.name}", contract.gaps, able)
     return contract
 
 

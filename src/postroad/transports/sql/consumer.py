@@ -59,6 +59,7 @@ class GroupConsumer:
         self._keeper: asyncio.Task[None] | None = None
         self._closing: asyncio.Future[None] | None = None
         self._memberships: list[groups.Membership] = []
+        self._lease_until_us = 0
         self._over = True
         self._joining = asyncio.Lock()
 
@@ -79,6 +80,7 @@ class GroupConsumer:
             self._numbers = Numbers(session)
             self._settling = Settling(session.id, self._numbers, self._lane)
             self._memberships = memberships
+            self._lease_until_us = self._log.clock.now_us() + self._lease_us
             self._over = False
             self._apply(changes)
 
@@ -191,6 +193,7 @@ class GroupConsumer:
                 if session is self._session:
                     self._session_over()
                 continue
+            self._lease_until_us = claimed.lease_until_us
             if claimed.chunks:
                 return deliveries(
                     claimed.chunks,
@@ -274,6 +277,8 @@ class GroupConsumer:
 
     async def begin(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """See `Consumer.begin`. The claim is the mark already: nothing is written."""
+        if self._log.clock.now_us() >= self._lease_until_us:
+            return ()
         return [delivery for delivery in deliveries if self._ours(delivery)]
 
     def _ours(self, delivery: Delivery) -> bool:
@@ -349,6 +354,7 @@ class GroupConsumer:
             if session is self._session:
                 self._session_over()
             return ()
+        self._lease_until_us = until
         return [delivery for delivery in deliveries if self._ours(delivery)]
 
     # ------------------------------------------------ partitions

@@ -1,0 +1,496 @@
+"""Bad input: each has a clear error of our own, and nothing is lost or changed by it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from postroad import Batch, Postroad, Retention, Topic, Transaction, app
+from postroad.core.transport import Audited, Cancels, DeadLetters, OnceTokens, Source
+from postroad.errors import (
+    DeclarationError,
+    GuaranteeError,
+    HandlerTypeError,
+    InvalidURLError,
+    MissingExtraError,
+    PostroadError,
+    PublishError,
+    StorageBusyError,
+    StorageCorruptError,
+    StorageError,
+    StorageFullError,
+    StoragePermissionError,
+    StorageVersionError,
+    UnknownTransportError,
+)
+
+SECOND = timedelta(seconds=1)
+
+
+class Order(Struct):
+    id: int
+    customer: str = "ada"
+
+
+class Invoice(Struct):
+    id: int
+
+
+def make_topic(**settings: Any) -> Topic[Order]:
+    return Topic("orders", Order, key="customer", **settings)
+
+
+def make_road(path: Path, query: str = "") -> tuple[Postroad, Topic[Order]]:
+    topic = make_topic()
+    road = Postroad(f"sqlite:///{path}{query}")
+
+    @road.subscribe(topic, group="g", start="earliest")
+    async def handle(order: Order) -> None: ...
+
+    return road, topic
+
+
+@asynccontextmanager
+async def filled(path: Path, query: str = "", count: int = 500) -> AsyncIterator[Postroad]:
+    road, topic = make_road(path, query)
+    async with road:
+        await road.publish_many(topic, [Order(n, "x" * 50) for n in range(count)])
+        yield road
+
+
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    """No file in the folder is changed, made or removed."""
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    yield
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+# --- URLs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "shop.db",
+        "sqlite:",
+        "sqlite:shop.db",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite://host/shop.db",
+        "sqlite://[::1/shop.db",
+        "sqlite:///a%00b.db",
+        "sqlite:///shop.db?durable=full",
+        "sqlite:///shop.db?durability=maybe",
+        "sqlite:///shop.db?busy=soon",
+        "memory://host",
+        "memory://?capacity=none",
+        "memory://?capacity=1&capacity=2",
+        "memory://?when_full=explode",
+    ],
+)
+def test_a_wrong_url_is_refused_with_one_that_works(url: str) -> None:
+    with pytest.raises(InvalidURLError, match=r"memory://|sqlite:///|full or normal|5s"):
+        Postroad(url)
+
+
+def test_an_unknown_scheme_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(UnknownTransportError, match=r"kafkaesque://.*memory://, sqlite:///"):
+        Postroad("kafkaesque://host/topic")
+
+
+@pytest.fixture
+def no_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A road whose module imports a client library that is not installed."""
+    (tmp_path / "road_without_driver.py").write_text("import no_such_driver\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    roads = {**app.TRANSPORTS, "redis+stream": ("road_without_driver", "Streams", "redis")}
+    monkeypatch.setattr(app, "TRANSPORTS", roads)
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_a_missing_extra_is_told_with_the_pip_command() -> None:
+    with pytest.raises(MissingExtraError) as caught:
+        Postroad("redis+stream://localhost")
+    assert str(caught.value) == (
+        "redis+stream:// needs no_such_driver: pip install 'postroad[redis]'"
+    )
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_a_missing_extra_does_not_stand_in_the_way_of_other_roads() -> None:
+    assert set(app.catalog()) == {"memory://", "sqlite://"}
+
+
+# --- handlers --------------------------------------------------------------------------------
+
+
+async def takes_another(order: Invoice) -> None: ...
+async def takes_nothing() -> None: ...
+async def takes_more(order: Order, database: str) -> None: ...
+async def takes_unknown(order: Ordr) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+async def takes_one(order: Order) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("handler", "options", "told"),
+    [
+        (takes_another, {}, "takes Invoice, but topic 'orders' carries Order"),
+        (takes_nothing, {}, "takes no parameter"),
+        (takes_more, {}, "takes 'database', which nobody fills"),
+        (takes_unknown, {}, "cannot be resolved"),
+        (takes_one, {"batch": Batch()}, "annotate it as list[Order]"),
+    ],
+)
+def test_a_handler_that_does_not_fit_is_refused_as_it_is_declared(
+    handler: Callable[..., Any], options: dict[str, Any], told: str
+) -> None:
+    road = Postroad("memory://")
+    with pytest.raises(HandlerTypeError) as caught:
+        road.subscribe(make_topic(), group="g", **options)(handler)
+    assert told in str(caught.value)
+    assert handler.__name__ in str(caught.value)
+    assert not road.subscriptions
+
+
+# --- guarantees ------------------------------------------------------------------------------
+
+
+def declare_impossible(road: Postroad, **more: Any) -> None:
+    @road.subscribe(
+        make_topic(),
+        group="payment",
+        order="key",
+        start="earliest",
+        delivery="effectively-once",
+        **more,
+    )
+    async def charge(order: Order, tx: Transaction) -> None: ...
+
+
+async def test_an_impossible_guarantee_names_all_gaps_and_the_roads_that_could() -> None:
+    road = Postroad("memory://")
+    declare_impossible(road)
+    with pytest.raises(GuaranteeError) as caught:
+        await road.open()
+    assert caught.value.roads == ("sqlite://",)
+    start, delivery = caught.value.gaps
+    assert start.startswith("start earliest: this road keeps no history")
+    assert delivery.startswith("delivery effectively-once: needs a business database")
+    assert "orders → payment" in str(caught.value)
+    assert str(caught.value).endswith("Roads that could: sqlite://")
+
+
+async def test_what_no_road_can_is_told_as_that_and_nothing_is_created(tmp_path: Path) -> None:
+    road = Postroad(f"sqlite:///{tmp_path}/shop.db")
+    declare_impossible(road, rate=10.0, shed="oldest", batch=Batch())
+    with pytest.raises(GuaranteeError, match="No road of this version") as caught:
+        await road.open()
+    assert [gap.split()[0] for gap in caught.value.gaps] == ["delivery", "rate", "shed"]
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_topics_own_wishes_are_checked_too() -> None:
+    road = Postroad("memory://")
+    topic = make_topic(retention=Retention(age=SECOND, size=10))
+
+    @road.subscribe(topic, group="g")
+    async def handle(order: Order) -> None: ...
+
+    with pytest.raises(GuaranteeError, match="retention age") as caught:
+        await road.open()
+    assert len(caught.value.gaps) == 2
+    assert caught.value.roads == ("sqlite://",)
+    assert [term.keeper for term in road.explain()[-1].terms] == ["road", "nobody", "nobody"]
+
+
+# --- a locked database -----------------------------------------------------------------------
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+async def test_opening_a_locked_database_fails_after_the_busy_time(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    async with filled(path):
+        pass
+    road, _ = make_road(path, "?busy=100ms")
+    with locked(path), pytest.raises(StorageBusyError, match=r"locked.*\?busy=") as caught:
+        await road.open()
+    assert caught.value.transient
+    await road.close()
+
+
+async def test_publishing_to_a_locked_database_fails_and_works_afterwards(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    async with filled(path, "?busy=100ms") as road:
+        topic: Any = road.topics["orders"]
+        with locked(path), pytest.raises(PublishError) as caught:
+            await road.publish(topic, Order(1))
+        assert isinstance(caught.value.failed[0], StorageBusyError)
+        await road.publish(topic, Order(2))
+        [entry] = (await road.audit()).entries
+        assert (entry.verdict, entry.pending) == ("balanced", 501)
+
+
+async def test_consumers_wait_out_a_lock(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    async with filled(path, "?busy=50ms", count=20) as road:
+        with locked(path):
+            running = asyncio.create_task(_run_until_done(road))
+            await asyncio.sleep(0.3)
+            assert not running.done()
+        await asyncio.wait_for(running, 20)
+
+
+async def _run_until_done(road: Postroad) -> None:
+    async with road.consuming():
+        while (await road.audit()).entries[0].pending:
+            await asyncio.sleep(0.01)
+
+
+# --- a corrupt database, and other files -----------------------------------------------------
+
+
+async def _road_file(path: Path) -> bytes:
+    async with filled(path, count=3000):
+        pass
+    whole = path.read_bytes()
+    path.unlink()
+    return whole
+
+
+def _torn(whole: bytes) -> bytes:
+    return whole[: len(whole) * 6 // 10]
+
+
+def _scribbled(whole: bytes) -> bytes:
+    return whole[:4096] + b"\xa5" * 8192 + whole[12288:]
+
+
+def _text(whole: bytes) -> bytes:
+    return b"id,customer\n1,ada\n" * 500
+
+
+def _archive(whole: bytes) -> bytes:
+    return b"PK\x03\x04" + bytes(range(256)) * 40
+
+
+@pytest.mark.parametrize("damage", [_torn, _scribbled, _text, _archive])
+async def test_a_file_that_is_no_sound_database_is_refused_and_left_alone(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "shop.db"
+    path.write_bytes(damage(await _road_file(path)))
+    road, _ = make_road(path)
+    with unchanged(tmp_path), pytest.raises(StorageCorruptError, match=r"Restore it from a copy"):
+        await road.open()
+    await road.close()
+
+
+async def test_another_programs_database_keeps_what_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "books.db"
+    with closing(sqlite3.connect(path)) as books, books:
+        books.execute("CREATE TABLE books (title TEXT)")
+        books.execute("INSERT INTO books VALUES ('Emma')")
+    async with filled(path):
+        pass
+    with closing(sqlite3.connect(path)) as books:
+        assert books.execute("SELECT title FROM books").fetchall() == [("Emma",)]
+
+
+async def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    async with filled(path):
+        pass
+    with closing(sqlite3.connect(path)) as database, database:
+        _set_version(database, 999)
+    road, _ = make_road(path)
+    with unchanged(tmp_path), pytest.raises(StorageVersionError, match=r"999.*upgrade Postroad"):
+        await road.open()
+    await road.close()
+
+
+def _set_version(database: sqlite3.Connection, version: int) -> None:
+    tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    [meta] = [name for (name,) in tables if name.endswith("_meta")]
+    columns = [row[1] for row in database.execute(f"PRAGMA table_info({meta})")]
+    assert database.execute(
+        f"UPDATE {meta} SET {columns[-1]} = ? WHERE {columns[0]} = 'version'", (version,)
+    ).rowcount
+
+
+# --- places where nothing can be written -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("", "is a folder"),
+        ("missing/shop.db", "does not exist; create it first"),
+        ("file.txt/shop.db", "file.txt"),
+    ],
+)
+async def test_a_place_where_no_file_can_be_is_told(tmp_path: Path, place: str, told: str) -> None:
+    (tmp_path / "file.txt").write_text("a file\n")
+    road, _ = make_road(tmp_path / place)
+    with unchanged(tmp_path), pytest.raises(StoragePermissionError, match=told):
+        await road.open()
+    await road.close()
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "/proc/shop.db"])
+async def test_a_place_that_keeps_nothing_is_refused(place: str) -> None:
+    road, _ = make_road(Path(place))
+    with pytest.raises(StorageError, match=place):
+        await road.open()
+    await road.close()
+
+
+_NOBODY = 65534
+_OPEN = """
+import asyncio, sys
+from postroad import Postroad, PostroadError
+async def main():
+    async with Postroad(sys.argv[1]):
+        pass
+try:
+    asyncio.run(main())
+except PostroadError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("read_only", ["file", "folder"])
+async def test_without_the_right_to_write_opening_fails_at_once(
+    tmp_path: Path, read_only: str
+) -> None:
+    # Not below tmp_path: pytest keeps that to its own user.
+    folder = Path(f"/tmp/postroad-{os.getpid()}-{read_only}")
+    folder.mkdir(mode=0o777)
+    try:
+        async with filled(folder / "shop.db"):
+            pass
+        (folder / "shop.db").chmod(0o444 if read_only == "file" else 0o666)
+        folder.chmod(0o777 if read_only == "file" else 0o555)
+        command = [sys.executable, "-c", _OPEN, f"sqlite:///{folder}/shop.db"]
+        user = _NOBODY if os.geteuid() == 0 else None
+        try:
+            subprocess.run([*command[:2], "import postroad"], user=user, check=True, timeout=60)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("an unprivileged user cannot run this Python")
+        with unchanged(folder):
+            done = subprocess.run(
+                command, user=user, capture_output=True, text=True, check=True, timeout=60
+            )
+        assert done.stdout.startswith("StoragePermissionError")
+        assert "needs to read and write" in done.stdout
+    finally:
+        folder.chmod(0o777)
+        shutil.rmtree(folder)
+
+
+# --- a full disk -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("a small file system can be mounted by root only")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+async def test_a_full_disk_refuses_and_loses_nothing(small_disk: Path) -> None:
+    accepted = 0
+    path = small_disk / "shop.db"
+    road, topic = make_road(path)
+    async with road:
+        with pytest.raises(PublishError) as caught:
+            while True:
+                await road.publish(topic, Order(accepted, "x" * 10_000))
+                accepted += 1
+        assert isinstance(caught.value.failed[0], StorageFullError)
+        assert accepted > 0
+        assert len(await road.browse("orders", limit=1000)) == accepted
+        subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+        await road.publish(topic, Order(accepted))
+    async with make_road(path)[0] as again:
+        found = [topic.decode(d.message.data).id for d in await again.browse("orders", limit=1000)]
+        assert found == list(range(accepted + 1))
+        assert (await again.audit()).verdict == "balanced"
+
+
+# --- drivers' errors -------------------------------------------------------------------------
+
+
+async def test_no_drivers_error_passes_whatever_is_asked_of_a_broken_road(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    async with filled(path) as road:
+        transport, topic = road._transport, road.topics["orders"]
+        assert isinstance(transport, Source)
+        assert isinstance(transport, Audited)
+        assert isinstance(transport, Cancels)
+        assert isinstance(transport, DeadLetters)
+        assert isinstance(transport, OnceTokens)
+        _drop_everything(path)
+        message = topic.envelope(Order(1), 0, "test")
+        subscription = road.subscriptions[0].subscription
+        for asked in (
+            lambda: transport.publish([(topic, message)]),
+            lambda: transport.publish_once("token", [(topic, message)]),
+            lambda: transport.open([make_topic()], [subscription]),
+            lambda: transport.subscribe(subscription, road.check() or _plan(road)),
+            lambda: transport.topics("#"),
+            lambda: transport.browse("orders", "earliest", 10),
+            lambda: transport.seek("orders", "g", "earliest"),
+            lambda: transport.lag("orders", "g"),
+            lambda: transport.account("orders", "g"),
+            lambda: transport.groups("#"),
+            lambda: transport.dead_letters("#", None, 10),
+            lambda: transport.redrive(["1"]),
+            lambda: transport.discard(["1"]),
+            lambda: transport.cancel("1"),
+        ):
+            with pytest.raises(PostroadError) as caught:
+                await asyncio.wait_for(asked(), 10)  # type: ignore[no-untyped-call]
+            assert not isinstance(caught.value, DeclarationError)
+
+
+def _plan(road: Postroad) -> Any:
+    return road.explain()[0].plan
+
+
+def _drop_everything(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("PRAGMA foreign_keys = OFF")
+        tables = database.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        ).fetchall()
+        for (name,) in tables:
+            database.execute(f'DROP TABLE "{name}"')
