@@ -23,10 +23,12 @@ CONSUME = "consume from SQLite"
 GROUPS = "publish with groups on the topic"
 STALL = "longest pause of the event loop while the file is locked"
 ONE, FIVE = "dispatch to 1 async receiver", "dispatch to 5 async receivers"
-FULL_PUBLISH, FULL_RECEIVE = "publish, by backlog", "receive, by backlog"
+GROWN, READ = "publish, by backlog", "receive, by backlog"
 DRAINED, EARLY, MOST = "backlog consumed in one go", "memory after 5 %", "most memory after that"
 LOCKED = 0.25
 EMPTY, FULL = f"{ROAD}, empty log", f"{ROAD}, backlog"
+ONE_GROUP, TEN_GROUPS = f"{ROAD}, 1 group", f"{ROAD}, 10 groups"
+BLINKER = "blinker send_async"
 
 FIGURES = (
     Figure(PUBLISH, note="synchronous=FULL, same schema and rows; litequeue: NORMAL, its default"),
@@ -35,26 +37,26 @@ FIGURES = (
     Figure(STALL, "ms", note=f"another connection holds the write lock for {LOCKED * 1000:g} ms"),
     Figure(ONE, "events/s"),
     Figure(FIVE, "events/s", note="asyncio.gather, pyee and bubus make a task or more a call"),
-    Figure(FULL_PUBLISH),
-    Figure(FULL_RECEIVE),
+    Figure(GROWN),
+    Figure(READ),
     Figure(DRAINED, "messages"),
     Figure(EARLY, "MiB"),
     Figure(MOST, "MiB"),
 )
 
 BARS = (
-    Bar("1,000 tasks, each publish awaited / raw 100 a txn", (PUBLISH, TASKS), (PUBLISH, HUNDRED), 0.35),
-    Bar("publish_many / raw 100 a txn", (PUBLISH, MANY), (PUBLISH, HUNDRED), 0.60),
-    Bar("a lone publisher / raw 1 a txn", (PUBLISH, ALONE), (PUBLISH, ONE_ROW), 0.55),
+    Bar("publish from 1,000 tasks / raw, 100 a txn", (PUBLISH, TASKS), (PUBLISH, HUNDRED), 0.35),
+    Bar("publish_many / raw, 100 a txn", (PUBLISH, MANY), (PUBLISH, HUNDRED), 0.60),
+    Bar("a lone publisher / raw, 1 a txn", (PUBLISH, ALONE), (PUBLISH, ONE_ROW), 0.55),
     Bar("time the file is locked / longest pause of the loop", LOCKED * 1000, (STALL, ROAD), 5),
     Bar("consume / lean loop", (CONSUME, ROAD), (CONSUME, LEAN), 0.50),
     Bar("consume / huey", (CONSUME, ROAD), (CONSUME, HUEY), 15),
-    Bar("publish with ten groups / with one", (GROUPS, f"{ROAD}, 10 groups"), (GROUPS, f"{ROAD}, 1 group"), 0.95),
-    Bar("publish on the backlog / on an empty log", (FULL_PUBLISH, FULL), (FULL_PUBLISH, EMPTY), 0.8),
-    Bar("receive from the backlog / from a short log", (FULL_RECEIVE, FULL), (FULL_RECEIVE, EMPTY), 0.8),
-    Bar("memory after 5 % of the backlog / most after that", (EARLY, FULL), (MOST, FULL), 0.9),
-    Bar("observers: awaited publish to five / blinker", (FIVE, ROAD), (FIVE, "blinker send_async"), 2),
-)  # fmt: skip
+    Bar("publish with ten groups / with one", (GROUPS, TEN_GROUPS), (GROUPS, ONE_GROUP), 0.95),
+    Bar("publish on a backlog / on an empty log", (GROWN, FULL), (GROWN, EMPTY), 0.8),
+    Bar("receive from a backlog / from a short log", (READ, FULL), (READ, EMPTY), 0.8),
+    Bar("memory after 5 % of a backlog / most after that", (EARLY, FULL), (MOST, FULL), 0.9),
+    Bar("publish to five observers / blinker", (FIVE, ROAD), (FIVE, BLINKER), 2),
+)
 
 BOOK = Book(
     "embedded",
@@ -111,11 +113,11 @@ def sqlite_runs(size: Size) -> list[Run]:
         Run(LITE, peers.litequeue, {"put": PUBLISH, "pop": CONSUME, "count": of(10_000)}),
         *(
             Run(
-                f"{ROAD}, {groups} group{'s' if groups > 1 else ''}",
+                subject,
                 road.publish_from_tasks,
                 {"figure": GROUPS, "count": of(100_000), "groups": groups},
             )
-            for groups in (1, 10)
+            for groups, subject in ((1, ONE_GROUP), (10, TEN_GROUPS))
         ),
         Run(ROAD, road.stall_while_locked, {"figure": STALL, "locked": LOCKED}),
     ]
@@ -126,7 +128,7 @@ def dispatch_runs(size: Size) -> list[Run]:
     subjects = (
         ("bare loop", dispatch.bare, 1_000_000),
         (ROAD, dispatch.road, 300_000),
-        ("blinker send_async", dispatch.blinker, 200_000),
+        (BLINKER, dispatch.blinker, 200_000),
         ("pyee AsyncIOEventEmitter", dispatch.pyee, 20_000),
         ("asyncio.gather", dispatch.gathered, 20_000),
         ("bubus", dispatch.bubus, 300),
@@ -153,8 +155,8 @@ def measure_backlog(size: Size, samples: Samples, folder: str | None) -> None:
         free = shutil.disk_usage(place).free
         if free < needed:
             raise SystemExit(
-                f"a backlog of {size.backlog:,} messages needs {needed >> 30} GiB in {place}, which "
-                f"has {free >> 30}: name another folder with --folder, or a smaller --backlog"
+                f"a backlog of {size.backlog:,} messages needs {needed >> 30} GiB in {place}, "
+                f"which has {free >> 30}: name another --folder, or a smaller --backlog"
             )
         full = str(Path(place) / "full.db")
         say(f"building a backlog of {size.backlog:,} messages")
@@ -168,8 +170,8 @@ def measure_backlog(size: Size, samples: Samples, folder: str | None) -> None:
             pairs = [(EMPTY, empty), (FULL, full)]
             # The short log holds what was just published, and no more is received of the long one.
             for measure, figure in (
-                (backlog.publish, FULL_PUBLISH),
-                (backlog.receive, FULL_RECEIVE),
+                (backlog.publish, GROWN),
+                (backlog.receive, READ),
             ):
                 for subject, file in pairs if number % 2 == 0 else pairs[::-1]:
                     arguments = {"figure": figure, "file": file, "count": count}
@@ -207,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     samples = Samples()
     runs = sqlite_runs(size)
     for run in runs:
-        run.arguments["folder"] = given.folder  # type: ignore[index]
+        run.arguments["folder"] = given.folder
     runs += dispatch_runs(size)
     chosen = [run for run in runs if given.only in run.subject]
     harness.measure_in_turn(chosen, size.rounds, samples, say)

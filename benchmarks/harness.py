@@ -62,7 +62,7 @@ class Run:
 
     subject: str
     measure: Measure
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 Place: TypeAlias = tuple[str, str]
@@ -252,10 +252,9 @@ class Book:
                 for one in result["figures"]
             ),
             "",
-            f"Measured on: {about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB, "
-            f"{about['system']}, Python {about['python']}, SQLite {about['sqlite']}"
-            + (f"; {packages}" if packages else "")
-            + ".",
+            f"Measured on: {about['processor']}, {about['cores']} cores, "
+            f"{about['memory_gib']} GiB, {about['system']}, Python {about['python']}, "
+            f"SQLite {about['sqlite']}" + (f"; {packages}" if packages else "") + ".",
         ]
         return "\n".join(lines) + "\n"
 

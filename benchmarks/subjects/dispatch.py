@@ -133,7 +133,7 @@ def bubus(figure: str, receivers: int, count: int) -> Mapping[str, float]:
 
     logging.getLogger("bubus").setLevel(logging.ERROR)
 
-    class Order(BaseEvent[Any]):
+    class Order(BaseEvent[Any]):  # type: ignore[misc]
         order_id: int
         customer: str
         cents: int

@@ -13,15 +13,13 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.subjects.order import OrderCreated, encoded
+from benchmarks.subjects.order import TOPIC, OrderCreated, encoded
 from postroad.core.clock import SystemClock
 from postroad.core.message import new_id
 from postroad.storage.connection import Place, connect, prepare
 from postroad.storage.statements import load
 from postroad.transports.sql.rows import OFFSET_BITS
 from postroad.transports.sql.topics import ensure_topic
-
-from benchmarks.subjects.order import TOPIC  # isort: skip
 
 _INSERT = load("sqlite", "log")["append"]
 _CLAIM = 100

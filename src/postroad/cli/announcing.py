@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from postroad.cli.output import age, error_console, plain, print_line
+from postroad.cli.output import age, error_console, json_line, plain
 
 if TYPE_CHECKING:
     from postroad.app import Bound, Postroad
@@ -16,13 +17,19 @@ if TYPE_CHECKING:
 
 class Announcer:
     """Prints to standard error for people, since standard output is the handlers'; as JSON to
-    standard output, one object a line."""
+    what is standard output now, one object a line."""
 
     def __init__(self, as_json: bool, reloads: bool = False) -> None:
         self._as_json = as_json
         self._reloads = reloads
+        self._out = sys.stdout
         self._console = None if as_json else error_console()
         self._asked_at = time.monotonic()
+
+    @property
+    def handlers_output(self) -> int | None:
+        """The file descriptor for what handlers print, where that is not standard output."""
+        return sys.stderr.fileno() if self._as_json else None
 
     def starting(self, road: Postroad, workers: int) -> None:
         """What is about to run."""
@@ -74,7 +81,8 @@ class Announcer:
 
     def _say(self, event: str, text: str, **more: Any) -> None:
         if self._as_json:
-            print_line({"event": event, **more})
+            self._out.write(json_line({"event": event, **more}) + "\n")
+            self._out.flush()
         elif text and self._console is not None:
             self._console.print(plain(text), markup=False)
 

@@ -74,6 +74,16 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """Not to be handled from then on; None is never."""
         return None if self.expires_at_us is None else from_us(self.expires_at_us)
 
+    def caused_by(self, cause: Message) -> Message:
+        """This message as one that the handling of `cause` published: linked to it, and in its
+        conversation and trace, as far as it does not say otherwise."""
+        return msgspec.structs.replace(
+            self,
+            causation_id=self.causation_id or cause.id,
+            correlation_id=self.correlation_id or cause.correlation_id or cause.id,
+            traceparent=self.traceparent or cause.traceparent,
+        )
+
     def __repr__(self) -> str:
         """Without payload and headers: a message ends in logs, what it carries must not."""
         key = "" if self.key is None else f", key={self.key!r}"

@@ -210,7 +210,7 @@ class Executor:
                 finally:
                     in_transaction.reset(token)
                 for topic, message in results:
-                    await tx.publish(topic, _caused(message, delivery.message))
+                    await tx.publish(topic, message)
         except LeaseLostError:
             # Another consumer has it: neither a failure of the handler nor ours to answer.
             return Settlement(delivery, "nack")
@@ -274,7 +274,7 @@ class Executor:
         if not results:
             return Settlement(delivery)
         cause = delivery.message
-        linked = [(topic, _caused(message, cause)) for topic, message in results]
+        linked = [(topic, message.caused_by(cause)) for topic, message in results]
         return Answer(Settlement(delivery), linked)
 
 
@@ -330,15 +330,6 @@ def describe(error: BaseException, now_us: int) -> Failure:
         exception=f"{kind.__module__}.{kind.__qualname__}",
         traceback="".join(traceback.format_exception(error))[-8000:],
         at_us=now_us,
-    )
-
-
-def _caused(message: Message, cause: Message) -> Message:
-    return msgspec.structs.replace(
-        message,
-        causation_id=message.causation_id or cause.id,
-        correlation_id=message.correlation_id or cause.correlation_id or cause.id,
-        traceparent=message.traceparent or cause.traceparent,
     )
 
 

@@ -212,7 +212,7 @@ def accepts(annotation: Any, payload_type: Any) -> bool:
             return issubclass(payload_type, annotation)
         except TypeError:  # a protocol that cannot be asked
             return True
-    return annotation is get_origin(payload_type)
+    return annotation is get_origin(payload_type) or get_origin(annotation) is payload_type
 
 
 def _is_typed_dict(kind: Any) -> bool:

@@ -7,6 +7,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -51,7 +52,8 @@ def load_road(reference: str) -> Postroad:
 def load_app(reference: str) -> Postroad:
     """The app at `module:attribute`, the current directory being searched first.
 
-    What the module itself raises while it is imported passes through.
+    What the module itself raises while it is imported passes through; what it prints goes to
+    standard error.
 
     Raises:
         DeclarationError: it is no such reference, or nothing or something else is there.
@@ -89,7 +91,8 @@ def _import(name: str) -> ModuleType:
         sys.path.insert(0, here)
     importlib.invalidate_caches()
     try:
-        return importlib.import_module(name)
+        with redirect_stdout(sys.stderr):  # ours may be read by a program
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
             raise  # the module is there, and something that it imports is not

@@ -65,6 +65,7 @@ class Supervisor:
     Args:
         command: the worker's command line; the worker's number is appended.
         count: how many.
+        output: the file descriptor that is their standard output; None is ours.
         drain: how long workers may finish what they hold after SIGTERM, before SIGKILL.
         report: called with everything that happens.
         hopeless: exit codes after which a restart would end the same way: all stop.
@@ -79,6 +80,7 @@ class Supervisor:
         *,
         drain: timedelta,
         report: Callable[[WorkerEvent], None],
+        output: int | None = None,
         hopeless: Sequence[int] = (),
         reloading: bool = False,
         backoff: Backoff = Backoff(),
@@ -87,6 +89,7 @@ class Supervisor:
         self._count = count
         self._drain = drain
         self._report = report
+        self._output = output
         self._hopeless = frozenset(hopeless)
         self._reloading = reloading
         self._backoff = backoff
@@ -147,6 +150,7 @@ class Supervisor:
             *self._command,
             str(number),
             stdin=asyncio.subprocess.PIPE,
+            stdout=self._output,
             start_new_session=True,
         )
         worker = self._alive[number] = _Worker(number, process)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from postroad.errors import StorageBusyError
-from postroad.storage.errors import is_busy, mapped
+from postroad.storage.errors import denied, is_busy, mapped
 from postroad.storage.migrations import check, migrate
 
 _CACHE_KIB = 32 * 1024
@@ -107,6 +108,9 @@ def prepare(place: Place) -> None:
         StorageVersionError: written by a newer Postroad; the file is left as it is.
         StorageError: it cannot be opened, read or written.
     """
+    # SQLite opens what it may only read, takes its lock, and leaves a log that others cannot use.
+    if place.path.exists() and not os.access(place.path, os.W_OK):
+        raise denied(place.path)
     connection = connect(place)
     try:
         _with_patience(place, lambda: _prepare(connection, place))

@@ -46,7 +46,7 @@ def mapped(error: sqlite3.Error, path: Path) -> StorageError:
             "Restore it from a copy, or name another file"
         )
     if primary in _DENIED:
-        return _denied(path)
+        return denied(path)
     return StorageError(f"{path}: {error}")
 
 
@@ -60,7 +60,8 @@ _DENIED = frozenset(
 )
 
 
-def _denied(path: Path) -> StoragePermissionError:
+def denied(path: Path) -> StoragePermissionError:
+    """The error for a place that this process may not write, or cannot."""
     folder = path.parent
     if not folder.is_dir():
         return StoragePermissionError(

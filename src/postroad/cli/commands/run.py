@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
+from contextlib import nullcontext, redirect_stdout
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,8 +17,6 @@ from postroad.cli.options import Json, split_road
 from postroad.cli.shell import COMMAND, command_app
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from postroad.app import Postroad
     from postroad.cli.announcing import Announcer
     from postroad.operations.workers import Supervisor
@@ -46,7 +48,8 @@ def run(
     Ctrl-C and SIGTERM drain: nothing more is received, and what is in flight is finished or
     handed back. A second Ctrl-C ends at once; what was in hand comes again after its lease.
     With several workers, one that ends by itself is started again, later each time. --json
-    prints one object for each event, a line each.
+    prints one object for each event, a line each; what handlers print goes to standard error
+    then.
     """
     from postroad.cli.announcing import Announcer
     from postroad.cli.values import duration
@@ -64,10 +67,12 @@ def run(
         _check_shared(road, workers)
     road.check()
     announcer.starting(road, workers)
-    if not supervised:
-        asyncio.run(_serve(road, limit, announcer))
-        return
-    code = asyncio.run(_supervise(reference, workers, reload, limit, announcer))
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        if supervised:
+            supervisor = _supervisor(reference, workers, reload, limit, announcer)
+            code = asyncio.run(_supervise(supervisor, limit, reload, announcer))
+        else:
+            code = asyncio.run(_serve(road, limit, announcer))
     if code:
         raise typer.Exit(code)
 
@@ -91,7 +96,7 @@ async def _work(road: Postroad, drain: timedelta) -> None:
     await road.run(stop=stop, drain=drain)
 
 
-async def _serve(road: Postroad, drain: timedelta, announcer: Announcer) -> None:
+async def _serve(road: Postroad, drain: timedelta, announcer: Announcer) -> int:
     from postroad.operations.signals import stop_on_signals
 
     def at_once() -> None:
@@ -101,26 +106,30 @@ async def _serve(road: Postroad, drain: timedelta, announcer: Announcer) -> None
     stop = stop_on_signals(lambda: announcer.draining(drain), at_once)
     await road.run(stop=stop, drain=drain)
     announcer.stopped()
+    return ExitCode.OK
 
 
-async def _supervise(
+def _supervisor(
     reference: str, workers: int, reload: bool, drain: timedelta, announcer: Announcer
-) -> int:
-    import sys
-
-    from postroad.operations.signals import stop_on_signals
+) -> Supervisor:
     from postroad.operations.workers import Supervisor
 
-    seconds = f"{int(drain.total_seconds() * 1000)}ms"
-    command = [sys.executable, "-m", "postroad", "run", reference, "--drain", seconds, "--worker"]
-    supervisor = Supervisor(
-        command,
+    limit = f"{drain // timedelta(milliseconds=1)}ms"
+    return Supervisor(
+        [sys.executable, "-m", "postroad", "run", reference, "--drain", limit, "--worker"],
         workers,
         drain=drain,
         report=announcer.worker,
+        output=announcer.handlers_output,
         hopeless=(ExitCode.USAGE,),
         reloading=reload,
     )
+
+
+async def _supervise(
+    supervisor: Supervisor, drain: timedelta, reload: bool, announcer: Announcer
+) -> int:
+    from postroad.operations.signals import stop_on_signals
 
     def at_once() -> None:
         announcer.ending_at_once()
@@ -151,8 +160,6 @@ async def _with_reloads(
 
 
 async def _reload_on_changes(supervisor: Supervisor, announcer: Announcer) -> None:
-    from pathlib import Path
-
     from postroad.operations.reloading import code_changes
 
     async for names in code_changes(Path.cwd()):

@@ -161,4 +161,4 @@ class HandlerTransaction:
         message = payload
         if not isinstance(payload, Message):
             message = topic.envelope(payload, self._log.clock.now_us(), self._source)
-        self._outbox.append((topic, message))
+        self._outbox.append((topic, message.caused_by(self._delivery.message)))
