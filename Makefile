@@ -26,7 +26,7 @@ test: $(DEV) ## Run all tests against real servers (ARGS="-k sqlite")
 	$(BIN)/python -m pytest $(ARGS)
 
 faults: $(DEV) ## Run the fault tests: kills, restarts, paused processes
-	$(BIN)/python -m pytest tests/faults $(ARGS)
+	POSTROAD_TEST_KILLS=10 $(BIN)/python -m pytest tests/faults $(ARGS)
 
 bench: $(PEERS) ## Run a benchmark (BENCH=embedded)
 	$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)

@@ -9,7 +9,6 @@ down for a while slows down both.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import platform
@@ -129,14 +128,7 @@ def measure_in_turn(
 def in_process(run: Run) -> Mapping[str, float]:
     """One measurement, in a process that does nothing else before or after."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_call, run.measure, dict(run.arguments)).result()
-
-
-def _call(measure: Measure, arguments: dict[str, Any]) -> Mapping[str, float]:
-    # The collector runs for everybody, and for everybody from the same start.
-    gc.collect()
-    gc.freeze()
-    return measure(**arguments)
+        return pool.submit(run.measure, **run.arguments).result()
 
 
 # ------------------------------------------------------------------------------- writing it down

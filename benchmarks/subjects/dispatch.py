@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from benchmarks.subjects.order import TOPIC, OrderCreated, order
+from benchmarks.subjects.stopwatch import Stopwatch
 from postroad import Postroad
 
 Handler = Callable[[OrderCreated], Awaitable[None]]
@@ -44,10 +44,10 @@ def road(figure: str, receivers: int, count: int) -> Mapping[str, float]:
             road.observe(TOPIC)(handler)
         event = order(0)
         async with road:
-            started = time.perf_counter()
-            for _ in range(count):
-                await road.publish(TOPIC, event)
-            seconds = time.perf_counter() - started
+            with Stopwatch() as watch:
+                for _ in range(count):
+                    await road.publish(TOPIC, event)
+            seconds = watch.seconds
         calls.check(count)
         return {figure: count / seconds}
 
@@ -60,11 +60,11 @@ def bare(figure: str, receivers: int, count: int) -> Mapping[str, float]:
     async def run() -> Mapping[str, float]:
         calls = _Calls(receivers)
         handlers, event = calls.handlers, order(0)
-        started = time.perf_counter()
-        for _ in range(count):
-            for handler in handlers:
-                await handler(event)
-        seconds = time.perf_counter() - started
+        with Stopwatch() as watch:
+            for _ in range(count):
+                for handler in handlers:
+                    await handler(event)
+        seconds = watch.seconds
         calls.check(count)
         return {figure: count / seconds}
 
@@ -77,10 +77,10 @@ def gathered(figure: str, receivers: int, count: int) -> Mapping[str, float]:
     async def run() -> Mapping[str, float]:
         calls = _Calls(receivers)
         handlers, event = calls.handlers, order(0)
-        started = time.perf_counter()
-        for _ in range(count):
-            await asyncio.gather(*[handler(event) for handler in handlers])
-        seconds = time.perf_counter() - started
+        with Stopwatch() as watch:
+            for _ in range(count):
+                await asyncio.gather(*[handler(event) for handler in handlers])
+        seconds = watch.seconds
         calls.check(count)
         return {figure: count / seconds}
 
@@ -96,10 +96,10 @@ def blinker(figure: str, receivers: int, count: int) -> Mapping[str, float]:
         signal, event = Signal(), order(0)
         for handler in calls.handlers:
             signal.connect(handler)
-        started = time.perf_counter()
-        for _ in range(count):
-            await signal.send_async(event)
-        seconds = time.perf_counter() - started
+        with Stopwatch() as watch:
+            for _ in range(count):
+                await signal.send_async(event)
+        seconds = watch.seconds
         calls.check(count)
         return {figure: count / seconds}
 
@@ -115,11 +115,11 @@ def pyee(figure: str, receivers: int, count: int) -> Mapping[str, float]:
         emitter, event = AsyncIOEventEmitter(), order(0)
         for handler in calls.handlers:
             emitter.add_listener("order", handler)
-        started = time.perf_counter()
-        for _ in range(count):
-            emitter.emit("order", event)
-            await emitter.wait_for_complete()
-        seconds = time.perf_counter() - started
+        with Stopwatch() as watch:
+            for _ in range(count):
+                emitter.emit("order", event)
+                await emitter.wait_for_complete()
+        seconds = watch.seconds
         calls.check(count)
         return {figure: count / seconds}
 
@@ -151,10 +151,10 @@ def bubus(figure: str, receivers: int, count: int) -> Mapping[str, float]:
 
             handler.__name__ = f"handler_{number}"
             bus.on(Order, handler)
-        started = time.perf_counter()
-        for number in range(count):
-            await bus.dispatch(Order(order_id=number, customer="adele", cents=12_990))
-        seconds = time.perf_counter() - started
+        with Stopwatch() as watch:
+            for number in range(count):
+                await bus.dispatch(Order(order_id=number, customer="adele", cents=12_990))
+        seconds = watch.seconds
         await bus.stop()
         if called != count * receivers:
             raise RuntimeError(f"{called} calls of {receivers} × {count}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.subjects.order import encoded
+from benchmarks.subjects.stopwatch import Stopwatch
 
 
 def huey(enqueue: str, consume: str, count: int, folder: str | None = None) -> Mapping[str, float]:
@@ -26,14 +26,14 @@ def huey(enqueue: str, consume: str, count: int, folder: str | None = None) -> M
             nonlocal calls
             calls += 1
 
-        started = time.perf_counter()
-        for payload in payloads:
-            handler(payload)
-        enqueued = time.perf_counter() - started
-        started = time.perf_counter()
-        while (task := queue.dequeue()) is not None:
-            queue.execute(task)
-        consumed = time.perf_counter() - started
+        with Stopwatch() as watch:
+            for payload in payloads:
+                handler(payload)
+        enqueued = watch.seconds
+        with Stopwatch() as watch:
+            while (task := queue.dequeue()) is not None:
+                queue.execute(task)
+        consumed = watch.seconds
         _check(calls, count)
         queue.storage.close()
     return {enqueue: count / enqueued, consume: count / consumed}
@@ -46,14 +46,14 @@ def persist_queue(put: str, get: str, count: int, folder: str | None = None) -> 
     payloads = encoded(count)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         queue = SQLiteAckQueue(place, multithreading=True)
-        started = time.perf_counter()
-        for payload in payloads:
-            queue.put(payload)
-        putting = time.perf_counter() - started
-        started = time.perf_counter()
-        for _ in range(count):
-            queue.ack(queue.get(block=False))
-        getting = time.perf_counter() - started
+        with Stopwatch() as watch:
+            for payload in payloads:
+                queue.put(payload)
+        putting = watch.seconds
+        with Stopwatch() as watch:
+            for _ in range(count):
+                queue.ack(queue.get(block=False))
+        getting = watch.seconds
         queue.close()
     return {put: count / putting, get: count / getting}
 
@@ -66,16 +66,16 @@ def litequeue(put: str, pop: str, count: int, folder: str | None = None) -> Mapp
     payloads = [one.decode() for one in encoded(count)]
     with tempfile.TemporaryDirectory(dir=folder) as place:
         queue = LiteQueue(str(Path(place) / "lite.db"))
-        started = time.perf_counter()
-        for payload in payloads:
-            queue.put(payload)
-        putting = time.perf_counter() - started
+        with Stopwatch() as watch:
+            for payload in payloads:
+                queue.put(payload)
+        putting = watch.seconds
         popped = min(count, 500)
-        started = time.perf_counter()
-        for _ in range(popped):
-            message = queue.pop()
-            queue.done(message.message_id)
-        popping = time.perf_counter() - started
+        with Stopwatch() as watch:
+            for _ in range(popped):
+                message = queue.pop()
+                queue.done(message.message_id)
+        popping = watch.seconds
         queue.close()
     return {put: count / putting, pop: popped / popping}
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import tempfile
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.subjects.order import TOPIC, OrderCreated, encoded
+from benchmarks.subjects.stopwatch import Stopwatch
 from postroad.core.clock import SystemClock
 from postroad.core.message import new_id
 from postroad.storage.connection import Place, connect, prepare
@@ -52,12 +52,12 @@ def insert(figure: str, count: int, size: int, folder: str | None = None) -> Map
     prepared = rows(count)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         connection = open_file(place)
-        started = time.perf_counter()
-        for start in range(0, count, size):
-            connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(_INSERT, prepared[start : start + size])
-            connection.execute("COMMIT")
-        seconds = time.perf_counter() - started
+        with Stopwatch() as watch:
+            for start in range(0, count, size):
+                connection.execute("BEGIN IMMEDIATE")
+                connection.executemany(_INSERT, prepared[start : start + size])
+                connection.execute("COMMIT")
+        seconds = watch.seconds
         connection.close()
     return {figure: count / seconds}
 
@@ -85,11 +85,11 @@ async def _consume(path: Path, count: int) -> float:
     call: Callable[[OrderCreated], Awaitable[None]] = handler
     loop = asyncio.get_running_loop()
     claims = _Claims(path)
-    started = time.perf_counter()
-    while batch := await loop.run_in_executor(None, claims.next):
-        for row in batch:
-            await call(decode(row[7]))
-    seconds = time.perf_counter() - started
+    with Stopwatch() as watch:
+        while batch := await loop.run_in_executor(None, claims.next):
+            for row in batch:
+                await call(decode(row[7]))
+    seconds = watch.seconds
     if handled != count:
         raise RuntimeError(f"handled {handled} of {count}")
     return seconds

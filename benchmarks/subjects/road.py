@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from benchmarks.subjects.order import TOPIC, OrderCreated, orders
+from benchmarks.subjects.stopwatch import Stopwatch
 from postroad import Hooks, Postroad, Subscription
 from postroad.storage.connection import Place, connect
 
@@ -58,9 +59,9 @@ async def rate_from_tasks(road: Postroad, count: int, tasks: int) -> float:
         for payload in mine:
             await road.publish(TOPIC, payload)
 
-    started = time.perf_counter()
-    await asyncio.gather(*(publisher(payloads[n::tasks]) for n in range(tasks)))
-    return len(payloads) / (time.perf_counter() - started)
+    with Stopwatch() as watch:
+        await asyncio.gather(*(publisher(payloads[n::tasks]) for n in range(tasks)))
+    return len(payloads) / watch.seconds
 
 
 def publish_many(figure: str, count: int, folder: str | None = None) -> Mapping[str, float]:
@@ -70,9 +71,9 @@ def publish_many(figure: str, count: int, folder: str | None = None) -> Mapping[
         payloads = orders(count)
         async with opened(folder) as (road, _):
             await road.publish(TOPIC, payloads[0])
-            started = time.perf_counter()
-            await road.publish_many(TOPIC, payloads)
-            return {figure: count / (time.perf_counter() - started)}
+            with Stopwatch() as watch:
+                await road.publish_many(TOPIC, payloads)
+            return {figure: count / watch.seconds}
 
     return asyncio.run(run())
 
@@ -84,10 +85,10 @@ def publish_alone(figure: str, count: int, folder: str | None = None) -> Mapping
         payloads = orders(count)
         async with opened(folder) as (road, _):
             await road.publish(TOPIC, payloads[0])
-            started = time.perf_counter()
-            for payload in payloads:
-                await road.publish(TOPIC, payload)
-            return {figure: count / (time.perf_counter() - started)}
+            with Stopwatch() as watch:
+                for payload in payloads:
+                    await road.publish(TOPIC, payload)
+            return {figure: count / watch.seconds}
 
     return asyncio.run(run())
 
@@ -185,11 +186,11 @@ def consume(figure: str, count: int, folder: str | None = None) -> Mapping[str, 
 async def time_to_settle(road: Postroad, counter: Counter) -> float:
     """Run the road until the counter has reached its number."""
     stop = asyncio.Event()
-    started = time.perf_counter()
-    running = asyncio.create_task(road.run(stop=stop))
-    reached = asyncio.create_task(counter.reached.wait())
-    await asyncio.wait({running, reached}, return_when=asyncio.FIRST_COMPLETED)
-    seconds = time.perf_counter() - started
+    with Stopwatch() as watch:
+        running = asyncio.create_task(road.run(stop=stop))
+        reached = asyncio.create_task(counter.reached.wait())
+        await asyncio.wait({running, reached}, return_when=asyncio.FIRST_COMPLETED)
+    seconds = watch.seconds
     reached.cancel()
     stop.set()
     await running

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from postroad.core.codec import Codec, JsonCodec
     from postroad.core.contract import Contract, Term
     from postroad.core.delivery import Delivery, Failure, Position, Receipt
+    from postroad.core.flow import Breaker, Rate, Shed
     from postroad.core.hooks import Hooks
     from postroad.core.message import Message
     from postroad.core.outcome import Discard, Later, PartialFailure, Reject
@@ -33,6 +34,9 @@ _HOMES = {
     "Audit": "delivery.audit",
     "Batch": "core.subscription",
     "Bound": "app",
+    "Shed": "core.flow",
+    "Rate": "core.flow",
+    "Breaker": "core.flow",
     "Capabilities": "core.capabilities",
     "Clock": "core.clock",
     "Codec": "core.codec",
@@ -66,6 +70,7 @@ __all__ = [
     "Audit",
     "Batch",
     "Bound",
+    "Breaker",
     "Capabilities",
     "Clock",
     "Codec",
@@ -85,10 +90,12 @@ __all__ = [
     "Position",
     "Postroad",
     "PostroadError",
+    "Rate",
     "Receipt",
     "Reject",
     "Retention",
     "Retry",
+    "Shed",
     "Subscription",
     "Term",
     "Topic",

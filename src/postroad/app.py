@@ -34,6 +34,7 @@ from postroad.core.contract import (
 )
 from postroad.core.delivery import Delivery, Receipt, Start
 from postroad.core.filters import Filter
+from postroad.core.flow import Breaker, Rate, Shed
 from postroad.core.hooks import HookChain, Hooks
 from postroad.core.message import Message
 from postroad.core.reports import Lag, TopicInfo
@@ -90,9 +91,10 @@ class SubscribeOptions(TypedDict, total=False):
     batch: Batch | None
     timeout: timedelta | None
     retry: Retry
-    rate: float | None
+    rate: Rate | float | None
+    breaker: Breaker | None
     filter: Filter | None
-    shed: str | None
+    shed: Shed | None
     prefetch: int
     prefetch_bytes: int
     lease: timedelta

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,16 @@ import pytest
 from msgspec import Struct
 
 from postroad import Batch, Postroad, Retention, Topic, Transaction, app
-from postroad.core.transport import Audited, Cancels, DeadLetters, OnceTokens, Source
+from postroad.core.delivery import Settlement
+from postroad.core.transport import (
+    AtomicSettle,
+    Audited,
+    Cancels,
+    DeadLetters,
+    OnceTokens,
+    Source,
+    SqlLog,
+)
 from postroad.errors import (
     DeclarationError,
     GuaranteeError,
@@ -173,21 +182,12 @@ def test_a_handler_that_does_not_fit_is_refused_as_it_is_declared(
 # --- guarantees ------------------------------------------------------------------------------
 
 
-def declare_impossible(road: Postroad, **more: Any) -> None:
-    @road.subscribe(
-        make_topic(),
-        group="payment",
-        order="key",
-        start="earliest",
-        delivery="effectively-once",
-        **more,
-    )
-    async def charge(order: Order, tx: Transaction) -> None: ...
-
-
 async def test_an_impossible_guarantee_names_all_gaps_and_the_roads_that_could() -> None:
     road = Postroad("memory://")
-    declare_impossible(road)
+
+    @road.subscribe(make_topic(), group="payment", start="earliest", delivery="effectively-once")
+    async def charge(order: Order, tx: Transaction) -> None: ...
+
     with pytest.raises(GuaranteeError) as caught:
         await road.open()
     assert caught.value.roads == ("sqlite://",)
@@ -200,10 +200,15 @@ async def test_an_impossible_guarantee_names_all_gaps_and_the_roads_that_could()
 
 async def test_what_no_road_can_is_told_as_that_and_nothing_is_created(tmp_path: Path) -> None:
     road = Postroad(f"sqlite:///{tmp_path}/shop.db")
-    declare_impossible(road, rate=10.0, shed="oldest")
+
+    @road.subscribe(
+        make_topic(), group="g", order="total", delivery="effectively-once", timeout=SECOND
+    )
+    def handle(order: Order) -> None: ...
+
     with pytest.raises(GuaranteeError, match="No road of this version") as caught:
         await road.open()
-    assert [gap.split()[0] for gap in caught.value.gaps] == ["rate", "shed"]
+    assert [gap.split()[0] for gap in caught.value.gaps] == ["delivery", "order", "timeout"]
     assert listing(tmp_path) == []
 
 
@@ -468,14 +473,20 @@ async def test_no_drivers_error_passes_whatever_is_asked_of_a_broken_road(tmp_pa
         assert isinstance(transport, Cancels)
         assert isinstance(transport, DeadLetters)
         assert isinstance(transport, OnceTokens)
-        _drop_everything(path)
         message = topic.envelope(Order(1), 0, "test")
         subscription = road.subscriptions[0].subscription
+        plan = road.explain()[0].plan
+        consumer = await transport.subscribe(subscription, plan)
+        assert isinstance(consumer, AtomicSettle)
+        assert isinstance(consumer, SqlLog)
+        held = await consumer.receive(10, 1 << 20, SECOND)
+        answers = [Settlement(delivery) for delivery in held]
+        _drop_everything(path)
         for asked in (
             lambda: transport.publish([(topic, message)]),
             lambda: transport.publish_once("token", [(topic, message)]),
             lambda: transport.open([make_topic()], [subscription]),
-            lambda: transport.subscribe(subscription, road.explain()[0].plan),
+            lambda: transport.subscribe(subscription, plan),
             lambda: transport.topics("#"),
             lambda: transport.browse("orders", "earliest", 10),
             lambda: transport.seek("orders", "g", "earliest"),
@@ -486,10 +497,22 @@ async def test_no_drivers_error_passes_whatever_is_asked_of_a_broken_road(tmp_pa
             lambda: transport.redrive(["1"]),
             lambda: transport.discard(["1"]),
             lambda: transport.cancel("1"),
+            lambda: consumer.receive(10, 1 << 20, SECOND),
+            lambda: consumer.extend(held),
+            lambda: consumer.settle_and_publish(answers, [(topic, message)]),
+            lambda: _write_in(consumer.transaction(held[0], "test")),
         ):
             with pytest.raises(PostroadError) as caught:
                 await asyncio.wait_for(asked(), 10)
             assert not isinstance(caught.value, DeclarationError)
+        # A failed write whose effect nobody can tell is no error: the message may come again.
+        assert set(await consumer.settle(answers)) == {"unknown"}
+        await consumer.close()
+
+
+async def _write_in(transaction: AbstractAsyncContextManager[Transaction]) -> None:
+    async with transaction as tx:
+        await tx.execute("INSERT INTO nowhere VALUES (1)")
 
 
 def _drop_everything(path: Path) -> None:

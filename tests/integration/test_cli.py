@@ -388,6 +388,26 @@ def test_an_audit_that_does_not_balance_ends_with_3(handled: Cli, tmp_path: Path
     assert (said.code, said.json["verdict"]) == (ExitCode.CHECK, "unbalanced")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("topics", URL, "orders.craeted"),
+        ("lag", URL, "orders.craeted"),
+        ("tail", URL, "orders.craeted"),
+        ("audit", URL, "orders.craeted"),
+        ("dead-letters", "list", URL, "orders.craeted"),
+        ("dead-letters", "redrive", URL, "--topic", "orders.craeted"),
+        ("lag", URL, "--group", "paymnt"),
+        ("audit", URL, "--group", "paymnt"),
+    ],
+    ids=" ".join,
+)
+def test_a_mistyped_name_is_no_empty_answer(shop: Cli, words: tuple[str, ...]) -> None:
+    said = shop(*words, "--json")
+    assert (said.code, said.out) == (ExitCode.FAILURE, "")
+    assert said.error["type"] == "NotFoundError"
+
+
 # --- dead letters and replay -------------------------------------------------------------------
 
 

@@ -73,6 +73,15 @@ def test_a_kill_changes_nothing(blizzard: Expected, result: Callable[[], dict[st
     assert said["duplicates"] >= 0
 
 
+def test_a_kill_that_hits_nobody_proves_nothing(
+    result: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "load", lambda year: iter(()))
+    assert main(replace(FAST, kill=True)) == 3
+    wrong = [check["what"] for check in result()["checks"] if not check["holds"]]
+    assert wrong == ["workers killed with messages in flight"]
+
+
 def test_a_wrong_result_is_told(
     blizzard: Expected,
     result: Callable[[], dict[str, Any]],
@@ -153,6 +162,12 @@ def test_a_worker_that_cannot_work_is_told(tmp_path: Path) -> None:
     with pytest.raises(WorkerFailedError, match="StorageCorruptError"):
         crew.check()
     asyncio.run(crew.stop())
+
+
+def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DeclarationError, match="cannot be a directory"):
+        main(replace(FAST, directory=tmp_path / "file" / "place"))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ class PlainCommand(TyperCommand):
         return [piece for piece in (self.options_metavar, *metavars) if piece]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        arguments = [(parameter.metavar, parameter.help) for parameter in _arguments(self)]
+        arguments = [
+            (parameter.metavar or "", parameter.help or "") for parameter in _arguments(self)
+        ]
         if arguments:
             with formatter.section("Arguments"):
                 formatter.write_dl(arguments)

@@ -41,6 +41,7 @@ class Capabilities:
         atomic_settle: settlements and published results commit together.
         transactions: a handler's own writes can commit with its settlement (`tx`).
         once_tokens: a publish can carry a token that the road accepts only once.
+        permits: rate limits of a whole group are kept by the road.
         patterns: one consumer can read every topic that fits a pattern, later ones too.
         retention: of `age`, `size`, `consumed`, what the road keeps.
         lease: deliveries of a silent consumer go to another one after a time that we set.
@@ -71,6 +72,7 @@ class Capabilities:
     atomic_settle: bool = False
     transactions: bool = False
     once_tokens: bool = False
+    permits: bool = False
     patterns: bool = False
     retention: frozenset[str] = frozenset()
     lease: bool = False

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from postroad.core.capabilities import Capabilities
 from postroad.core.filters import split
+from postroad.core.flow import Rate, Shed
 from postroad.core.subscription import Subscription
 from postroad.core.topic import Topic
 from postroad.core.transport import Plan
@@ -373,10 +374,18 @@ def _limits(sub: Subscription, road: Capabilities, setting: Setting) -> Iterator
                 "nobody",
                 "a thread cannot be stopped: make the handler `async def`, or bound its own calls",
             )
-    if sub.rate is not None:
-        yield Term("rate", f"{sub.rate}/s", "nobody", "rate limits are not in this version")
+    if sub.limit is not None:
+        yield _rate(sub.limit, sub, road)
+    if sub.breaker is not None:
+        kinds = ", ".join(kind.__name__ for kind in sub.breaker.on)
+        yield Term(
+            "breaker",
+            f"{sub.breaker.after} in a row of {kinds}",
+            "engine",
+            "handlers pause and one message probes; failures meanwhile cost no attempt",
+        )
     if sub.shed is not None:
-        yield Term("shed", sub.shed, "nobody", "load shedding is not in this version")
+        yield _shed(sub.shed, sub, road)
     if sub.group is not None and road.lease:
         yield Term(
             "lease",
@@ -385,6 +394,23 @@ def _limits(sub: Subscription, road: Capabilities, setting: Setting) -> Iterator
             "renewed while handlers "
             "run; a consumer silent for longer loses what it holds and cannot settle it",
         )
+
+
+def _rate(rate: Rate, sub: Subscription, road: Capabilities) -> Term:
+    if not rate.shared:
+        asked = f"{rate.per_second:g}/s for each consumer"
+        return Term("rate", asked, "engine", "what is not permitted yet stays on the road")
+    asked = f"{rate.per_second:g}/s for the group"
+    if road.permits and sub.group is not None:
+        return Term("rate", asked, "road", "permits are kept on the road, over all processes")
+    return Term("rate", asked, "nobody", "this road keeps no permits for a group; shared=False")
+
+
+def _shed(shed: Shed, sub: Subscription, road: Capabilities) -> Term:
+    asked = f"{shed.policy} above {shed.above}"
+    if road.lag and sub.group is not None:
+        return Term("shed", asked, "engine", "what is dropped is settled and counted as shed")
+    return Term("shed", asked, "nobody", "needs a named group on a road that knows its lag")
 
 
 def _publishing(topic: Topic[Any], road: Capabilities) -> Iterable[Term]:

@@ -80,6 +80,7 @@ class Delivery(msgspec.Struct, kw_only=True, eq=False):
         deliveries: the broker's own count including this one; None where it keeps none. A hint.
         starts: how many earlier deliveries ended with their process, not with an answer; None
             where nobody kept count.
+        alone: how many of these starts had it alone in flight, as one that was suspected before.
         failures: what earlier attempts in this group ended with, oldest first, as far as kept.
         attempts: number of earlier attempts that failed.
         lease_until_us: until when it may be held; None where there are no leases.
@@ -95,6 +96,7 @@ class Delivery(msgspec.Struct, kw_only=True, eq=False):
     offset: int | str | None = None
     deliveries: int | None = None
     starts: int | None = None
+    alone: int = 0
     attempts: int = 0
     failures: tuple[Failure, ...] = ()
     lease_until_us: int | None = None

@@ -26,6 +26,10 @@ class Retry:
         longest: no wait is longer.
         on: only these exceptions are tried again; others are dead at once.
         never: these are dead at once, even where `on` names their parent.
+        crashes: how many times the process may die with this message alone in flight before it
+            becomes a dead letter for crashing. Whatever was in flight with others when a process
+            died is only suspected: it runs again in halved windows until the guilty one stands
+            alone, so a batch of n costs about log2(n) + `crashes` crashes and no innocent.
         hold: with `order="key"`, how many messages of a blocked key are held in memory while it
             waits; at that many the consumer stops reading the key's partition.
     """
@@ -36,11 +40,14 @@ class Retry:
     longest: timedelta = timedelta(minutes=10)
     on: tuple[type[BaseException], ...] = (Exception,)
     never: tuple[type[BaseException], ...] = ()
+    crashes: int = 3
     hold: int = 100
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise DeclarationError(f"Retry(attempts={self.attempts}): at least 1 is needed")
+        if self.crashes < 1:
+            raise DeclarationError(f"Retry(crashes={self.crashes}): at least 1 is needed")
         if self.hold < 1:
             raise DeclarationError(f"Retry(hold={self.hold}): at least 1 is needed")
         if self.first < timedelta(0) or self.longest < timedelta(0):

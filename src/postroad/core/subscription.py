@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from postroad.core.delivery import Start
 from postroad.core.filters import Filter
+from postroad.core.flow import Breaker, Rate, Shed
 from postroad.core.pattern import check_pattern, is_pattern, matches
 from postroad.core.retry import DEFAULT_RETRY, Retry
 from postroad.core.topic import Topic
@@ -53,9 +54,10 @@ class Subscription:
         batch: hand lists to the handler.
         timeout: a handler that takes longer is cancelled; it costs an attempt.
         retry: what happens after a failure.
-        rate: messages per second for one consumer. Not in this version: refused if set.
+        rate: how many may start per second; see `Rate`. A number is a rate of one consumer.
+        breaker: when to pause because what the handler depends on is down; see `Breaker`.
         filter: what does not pass is settled and counted as filtered.
-        shed: what to drop under overload. Not in this version: refused if set.
+        shed: what to drop under overload; see `Shed`.
         prefetch: at most so many messages are held unsettled by one consumer.
         prefetch_bytes: and at most so many payload bytes (one larger message still passes).
         lease: how long a consumer may be silent before its messages go to another one.
@@ -70,9 +72,10 @@ class Subscription:
     batch: Batch | None = None
     timeout: timedelta | None = None
     retry: Retry = DEFAULT_RETRY
-    rate: float | None = None
+    rate: Rate | float | None = None
+    breaker: Breaker | None = None
     filter: Filter | None = None
-    shed: str | None = None
+    shed: Shed | None = None
     prefetch: int = 1000
     prefetch_bytes: int = 64 << 20
     lease: timedelta = timedelta(seconds=30)
@@ -84,11 +87,18 @@ class Subscription:
             raise DeclarationError(f"{self}: concurrency and prefetch must be at least 1")
         if self.group is not None and not self.group.strip():
             raise DeclarationError("a group needs a name; None is every consumer for itself")
+        if isinstance(self.rate, int | float) and self.rate <= 0:
+            raise DeclarationError(f"{self}: a rate must be positive")
         if self.lease < timedelta(milliseconds=100):
             raise DeclarationError(f"{self}: a lease below 100 ms expires by itself")
 
     def __str__(self) -> str:
         return f"{self.source_name} → {self.group or 'every consumer'}"
+
+    @property
+    def limit(self) -> Rate | None:
+        """`rate` as a `Rate`."""
+        return Rate(self.rate) if isinstance(self.rate, int | float) else self.rate
 
     @property
     def source_name(self) -> str:

@@ -22,6 +22,7 @@ from postroad.core.delivery import (
     Start,
 )
 from postroad.core.filters import Filter
+from postroad.core.flow import Rate
 from postroad.core.message import Message
 from postroad.core.notices import Notice
 from postroad.core.reports import Account, DeadLetter, Lag, TopicInfo
@@ -234,6 +235,16 @@ class OnceTokens(Protocol):
         self, token: str, messages: Sequence[tuple[Topic[Any], Message]]
     ) -> bool:
         """Publish and remember the token in one commit; False and nothing if it was known."""
+        ...
+
+
+@runtime_checkable
+class Permits(Protocol):
+    """A transport that can keep a rate limit for a whole group."""
+
+    async def permits(self, name: str, rate: Rate, wanted: int) -> tuple[int, float]:
+        """Take up to `wanted` permits of the token bucket `name`; returns how many there were,
+        and with none, after how many seconds there is one."""
         ...
 
 

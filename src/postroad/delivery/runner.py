@@ -85,6 +85,7 @@ class Runner:
         self._lanes = Lanes(sub.order)
         self._holding = Holding(self._lanes, sub.retry.hold, clock, self._wake_workers)
         self._in_hand: dict[int, Delivery] = {}
+        self._apart: Sequence[Delivery] = ()
         self._bytes = 0
         self._running: dict[int, Delivery] = {}
         self._lost: set[int] = set()
@@ -200,8 +201,28 @@ class Runner:
             )
             if batch:
                 self._hooks.received(self._sub, len(batch))
-                begun = await patiently(self._clock, lambda: consumer.begin(batch))  # noqa: B023
-                await self._take_in(begun)
+                if any(delivery.starts for delivery in batch) and not self._settle_first:
+                    await self._take_apart(consumer, batch)
+                else:
+                    await self._begin(consumer, batch)
+
+    async def _begin(self, consumer: Consumer, batch: Sequence[Delivery]) -> None:
+        await self._take_in(await patiently(self._clock, lambda: consumer.begin(batch)))
+
+    async def _take_apart(self, consumer: Consumer, batch: Sequence[Delivery]) -> None:
+        """Suspects of a crash run with nothing else in flight, so that another one tells more."""
+        self._apart = batch
+        try:
+            await self._empty_hand()
+            await self._begin(consumer, batch)
+        finally:
+            self._apart = ()
+        await self._empty_hand()
+
+    async def _empty_hand(self) -> None:
+        while self._in_hand:
+            self._quiet.clear()
+            await self._quiet.wait()
 
     async def _wait_for_room(self) -> int:
         while True:
@@ -253,7 +274,9 @@ class Runner:
         now = self._clock.now_us()
         for delivery in batch:
             end = self._end_of(delivery, now)
-            if end is None:
+            if delivery.alone >= self._sub.retry.crashes:
+                self._settler.add(Settlement(delivery, "reject", failure=_crashing(delivery, now)))
+            elif end is None:
                 yield delivery
             else:
                 self._settler.add(Settlement(delivery, "ack", end))
@@ -446,7 +469,7 @@ class Runner:
         while True:
             await self._clock.sleep(pause)
             # What is settled already has no lease; the membership has one in any case.
-            held = [] if self._settle_first else list(self._in_hand.values())
+            held = [] if self._settle_first else [*self._in_hand.values(), *self._apart]
             with suppress(TransportError, StorageError):
                 owned = await consumer.extend(held)
                 if len(owned) < len(held):
@@ -558,3 +581,8 @@ async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()
+
+
+def _crashing(delivery: Delivery, now_us: int) -> Failure:
+    detail = f"its process died {delivery.alone} times while nothing else was in flight"
+    return Failure(reason="crash", detail=detail, at_us=now_us)

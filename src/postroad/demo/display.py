@@ -21,8 +21,10 @@ from postroad.demo.observer import Snapshot, Standing
 
 LINES = 16
 """Lines of the two tables on a screen that is high enough: one for each carrier of the year."""
-OTHER_LINES = 21
+OTHER_LINES = 20
 """Lines of a screen that are not theirs."""
+BOTH = 100
+"""Columns that the two need side by side."""
 PLAIN_EVERY = 2.0
 """Seconds between two plain lines."""
 
@@ -39,7 +41,7 @@ class Scene:
     board: Sequence[Line]
     carriers: Mapping[str, CarrierDelays]
     carrier_names: Mapping[str, str]
-    workers: Sequence[int]
+    workers: int
     kills: Sequence[Kill]
 
 
@@ -57,7 +59,8 @@ class Display(Protocol):
 
 def display_on(console: Console) -> Display:
     """The display that suits a console."""
-    return Screen(console) if console.is_terminal else PlainLines(console)
+    redraws = console.is_terminal and not console.is_dumb_terminal
+    return Screen(console) if redraws else PlainLines(console)
 
 
 class Screen:
@@ -72,8 +75,9 @@ class Screen:
 
     def show(self, scene: Scene) -> None:
         """See `Display.show`."""
-        lines = max(3, min(LINES, self._live.console.height - OTHER_LINES))
-        self._live.update(draw(scene, lines), refresh=True)
+        size = self._live.console.size
+        lines = max(3, min(LINES, size.height - OTHER_LINES))
+        self._live.update(draw(scene, lines, size.width), refresh=True)
 
 
 class PlainLines:
@@ -128,10 +132,13 @@ def tell_recovery(kill: Kill) -> str:
     return f"everything accepted until then was settled {seconds:.2f} s later"
 
 
-def draw(scene: Scene, lines: int = LINES) -> RenderableType:
-    """A scene as a screen of 100 columns, with so many lines in its tables."""
+def draw(scene: Scene, lines: int = LINES, width: int = BOTH) -> RenderableType:
+    """A scene as a screen with so many lines in its tables: both, or one if it is narrow."""
     tables = Table.grid(padding=(0, 3))
-    tables.add_row(_board(scene.board[:lines]), _carriers(scene, lines))
+    if width >= BOTH:
+        tables.add_row(_board(scene.board[:lines]), _carriers(scene, lines))
+    else:
+        tables.add_row(_board(scene.board[:lines]))
     kills = [Text(f"{tell(kill)}; {tell_recovery(kill)}", "bold red") for kill in scene.kills]
     return Group(_head(scene), _progress(scene), _groups(scene.snapshot), tables, *kills)
 
@@ -139,9 +146,9 @@ def draw(scene: Scene, lines: int = LINES) -> RenderableType:
 def _head(scene: Scene) -> Text:
     return Text.assemble(
         ("Departures from New York, 2013", "bold"),
-        f"   {scene.speed:,.0f} times as fast   ",
+        f"   {scene.speed:,.0f}×   ",
         (_clock(scene.now), "bold cyan"),
-        f"   workers {', '.join(map(str, scene.workers))}",
+        f"   {scene.workers} workers",
     )
 
 
@@ -149,7 +156,7 @@ def _progress(scene: Scene) -> RenderableType:
     now = scene.snapshot
     row = Table.grid(padding=(0, 2))
     row.add_row(
-        ProgressBar(total=max(scene.departures, 1), completed=now.published, width=40),
+        ProgressBar(total=max(scene.departures, 1), completed=now.published, width=24),
         f"{now.published:,} of {scene.departures:,} published, {now.publish_rate:,.0f}/s",
         f"settled {now.rate:,.0f}/s",
     )
@@ -159,7 +166,7 @@ def _progress(scene: Scene) -> RenderableType:
 def _groups(snapshot: Snapshot) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("group", min_width=14)
-    columns = ("settled", "per second", "lag", "lag, seconds", "retries", "dead", "duplicates")
+    columns = ("settled", "rate", "lag", "lag in s", "retries", "dead", "duplicates")
     for column in columns:
         table.add_column(column, justify="right")
     for standing in snapshot.standings:
@@ -171,9 +178,9 @@ def _figures(standing: Standing) -> Sequence[str]:
     return (
         standing.group,
         f"{standing.settled:,}",
-        f"{standing.rate:,.0f}",
+        f"{standing.rate:,.0f}/s",
         f"{standing.pending:,}",
-        _seconds(standing.age),
+        _seconds(standing.age).removesuffix(" s"),
         f"{standing.retries:,}",
         f"{standing.dead:,}",
         f"{standing.duplicates:,}",

@@ -101,15 +101,18 @@ class Performance:
 
     async def _watch(self, doing: Sequence[asyncio.Task[None]], display: Display) -> None:
         started = progress = time.monotonic()
-        settled = -1
+        settled, drained = -1, False
         while True:
             self._crew.check()
             everything = all(_done(task) for task in doing)
             snapshot = await self._observer.look()
             self._seconds = time.monotonic() - started
             display.show(self._scene(snapshot))
-            if everything and snapshot.pending == 0:
-                return
+            if snapshot.pending == 0 and _done(doing[0]):
+                # Whoever still waits for a busy worker to kill will find none.
+                if everything or drained:
+                    return
+                drained = True
             if snapshot.settled > settled:
                 settled, progress = snapshot.settled, time.monotonic()
             elif time.monotonic() - progress > STUCK_AFTER:
@@ -132,7 +135,7 @@ class Performance:
             board=self._board.newest(LINES),
             carriers=self._books.carriers(),
             carrier_names=self._carrier_names,
-            workers=[worker.pid for worker in self._crew.workers],
+            workers=len(self._crew.workers),
             kills=tuple(self._fault.kills),
         )
 

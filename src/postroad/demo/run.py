@@ -66,7 +66,7 @@ def main(options: DemoOptions) -> int:
     SIGTERM, with all worker processes stopped.
 
     Raises:
-        DeclarationError: the directory holds a demo already.
+        DeclarationError: the directory cannot be made, or holds a demo already.
         FlightDataError: the year is not installed; the message holds the pip command.
         WorkerFailedError: a worker ended by itself.
     """
@@ -108,7 +108,7 @@ async def _perform(options: DemoOptions, place: Path, console: Console) -> Resul
             kill=options.kill,
             contracts=app.road.explain(),
         )
-        console.print(_title(setting, road), soft_wrap=True, highlight=False)
+        console.print(_title(setting, place if options.directory else None))
         performance = Performance(setting, road, crew, books, board)
         try:
             await performance.run(display_on(console))
@@ -117,12 +117,13 @@ async def _perform(options: DemoOptions, place: Path, console: Console) -> Resul
         return await performance.result()
 
 
-def _title(setting: Setting, road: Postroad) -> str:
+def _title(setting: Setting, place: Path | None) -> str:
     expected = setting.expected
     first, last = [day.astimezone(new_york()) for day in (expected.first, expected.last)]
     return (
-        f"{expected.departures:,} departures from New York, {first:%d %b} to {last:%d %b %Y}, "
-        f"through {road.url} into {len(GROUPS)} groups, by {setting.workers} worker processes"
+        f"{expected.departures:,} departures from New York, {first:%d %b} to {last:%d %b %Y}, go "
+        f"through an sqlite:// road in {place or 'a temporary directory'} into {len(GROUPS)} "
+        f"groups, shared by {setting.workers} worker processes.\n"
     )
 
 
@@ -144,7 +145,10 @@ def _place(directory: Path | None) -> Iterator[Path]:
             f"{directory} holds a demo already, and a second one would count on top of it; "
             "choose another directory, or remove that one"
         )
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeclarationError(f"{directory} cannot be a directory: {error.strerror}") from None
     yield directory.absolute()
 
 
@@ -152,4 +156,4 @@ def _invite(directory: Path | None, console: Console) -> None:
     """Say what can be done with a road that stays."""
     if directory is not None:
         url = f"sqlite:///{quote(str(directory.absolute() / DATABASE))}"
-        console.print(f"The road stays: postroad dead-letters list --url {url}", soft_wrap=True)
+        console.print(f"The road stays: postroad dead-letters list {url}", soft_wrap=True)

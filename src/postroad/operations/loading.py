@@ -6,14 +6,16 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
-from postroad.app import Postroad
+from postroad.app import Postroad, mask
+from postroad.core.pattern import is_pattern
+from postroad.core.reports import TopicInfo
 from postroad.errors import DeclarationError, NotFoundError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
@@ -61,7 +63,7 @@ def load_app(reference: str) -> Postroad:
     found = _REFERENCE.fullmatch(reference)
     if found is None:
         said = "is a URL, and this command needs an app" if is_url(reference) else "is no app"
-        raise DeclarationError(f"{reference!r} {said}; {_FORMS}")
+        raise DeclarationError(f"{mask(reference)!r} {said}; {_FORMS}")
     module = _import(found["module"])
     value: object = module
     for name in found["attribute"].split("."):
@@ -73,6 +75,18 @@ def load_app(reference: str) -> Postroad:
             f"{reference} is a {type(value).__name__}, not a Postroad{_apps_of(module)}"
         )
     return value
+
+
+async def fitting_topics(road: Postroad, pattern: str) -> Sequence[TopicInfo]:
+    """The topics that fit a pattern, perhaps none; or the one of this name.
+
+    Raises:
+        NotFoundError: a name, and there is no such topic.
+    """
+    infos = await road.topic_infos(pattern)
+    if not infos and not is_pattern(pattern):
+        raise no_such_topic(pattern, [info.name for info in await road.topic_infos("#")])
+    return infos
 
 
 def no_such_topic(name: str, known: Iterable[str]) -> NotFoundError:

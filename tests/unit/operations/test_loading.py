@@ -109,6 +109,13 @@ def test_a_wrong_url_is_refused_and_nothing_is_created(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_url_that_is_repeated_in_an_error_has_no_password() -> None:
+    with pytest.raises(DeclarationError) as caught:
+        load_app("amqp://user:secret@host/")
+    assert "user" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 def test_an_unknown_topic_names_the_nearest_or_those_there_are() -> None:
     assert "did you mean 'orders.created'?" in str(
         no_such_topic("orders.craeted", {"orders.created"})

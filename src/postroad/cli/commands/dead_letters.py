@@ -57,9 +57,15 @@ def list_(
     from postroad.cli.output import print_json
     from postroad.cli.roads import on_road
     from postroad.cli.shapes import dead_letter_shape
+    from postroad.operations.loading import fitting_topics
 
     reference, pattern = road_and_pattern(words)
-    found = on_road(reference, lambda road: road.dead_letters.list(pattern, group, limit))
+
+    async def look(road: Postroad) -> Sequence[DeadLetter]:
+        await fitting_topics(road, pattern)
+        return await road.dead_letters.list(pattern, group, limit)
+
+    found = on_road(reference, look)
     if as_json:
         print_json([dead_letter_shape(dead) for dead in found])
     else:
@@ -108,8 +114,7 @@ def redrive(
     reference, ids = _chosen(words, pattern, group, everything)
 
     async def act(road: Postroad) -> int:
-        if ids:
-            await _find(road, ids)
+        await _check_chosen(road, ids, pattern)
         return await road.dead_letters.redrive(ids or None, pattern=pattern or "#", group=group)
 
     _say("redriven", on_road(reference, act), as_json)
@@ -132,8 +137,7 @@ def discard(
         _confirm(len(ids))
 
     async def act(road: Postroad) -> int:
-        if ids:
-            await _find(road, ids)
+        await _check_chosen(road, ids, pattern)
         return await road.dead_letters.discard(ids or None, pattern=pattern or "#", group=group)
 
     _say("discarded", on_road(reference, act), as_json)
@@ -151,6 +155,16 @@ def _chosen(
     if pattern is not None:
         check_pattern(pattern)
     return reference, ids
+
+
+async def _check_chosen(road: Postroad, ids: Sequence[str], pattern: str | None) -> None:
+    """Raises NotFoundError if an ID or a topic's name is none."""
+    from postroad.operations.loading import fitting_topics
+
+    if ids:
+        await _find(road, ids)
+    if pattern is not None:
+        await fitting_topics(road, pattern)
 
 
 def _confirm(number: int) -> None:

@@ -51,6 +51,7 @@ def lag(
     pause = duration(every)
 
     async def look(road: Postroad) -> None:
+        await _check_names(road, pattern, group)
         if watch and as_json:
             await _stream(road, pattern, group, pause)
         elif watch:
@@ -59,6 +60,17 @@ def lag(
             _print_once(await road.lag(pattern, group), as_json, by_partition)
 
     on_road(reference, look)
+
+
+async def _check_names(road: Postroad, pattern: str, group: str | None) -> None:
+    """An empty answer to a mistyped name would look like good news."""
+    from postroad.errors import NotFoundError
+    from postroad.operations.loading import fitting_topics
+
+    groups = {name for info in await fitting_topics(road, pattern) for name in info.groups}
+    if group is not None and group not in groups:
+        known = ", ".join(sorted(groups)) or "none"
+        raise NotFoundError(f"no group {group!r} on {pattern!r}; there is {known}")
 
 
 def _print_once(lags: Sequence[Lag], as_json: bool, by_partition: bool) -> None:

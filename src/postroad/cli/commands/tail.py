@@ -70,7 +70,9 @@ def tail(
 async def _follow(
     road: Postroad, pattern: str, start: Start, limit: int | None, show: Callable[[Delivery], None]
 ) -> None:
-    await _known(road, pattern)
+    from postroad.operations.loading import fitting_topics
+
+    await fitting_topics(road, pattern)  # a name that is none would be waited for in vain
     shown = 0
     async for delivery in road.stream_messages(pattern, start=start):
         show(delivery)
@@ -81,20 +83,12 @@ async def _follow(
 
 async def _kept(road: Postroad, pattern: str, start: Start, limit: int) -> Sequence[Delivery]:
     """The oldest ones of all topics that fit, merged by their time."""
-    pages = [await road.browse(name, start, limit) for name in await _known(road, pattern)]
+    from postroad.operations.loading import fitting_topics
+
+    infos = await fitting_topics(road, pattern)
+    pages = [await road.browse(info.name, start, limit) for info in infos]
     merged = merge(*pages, key=lambda delivery: delivery.message.time_us)
     return list(islice(merged, limit))
-
-
-async def _known(road: Postroad, pattern: str) -> list[str]:
-    """The topics that fit; a name that is none is a mistake, a pattern may wait for its first."""
-    from postroad.core.pattern import is_pattern
-    from postroad.operations.loading import no_such_topic
-
-    names = [info.name for info in await road.topic_infos(pattern)]
-    if not names and not is_pattern(pattern):
-        raise no_such_topic(pattern, [info.name for info in await road.topic_infos("#")])
-    return names
 
 
 def _json_printer(payload: bool) -> Callable[[Delivery], None]:

@@ -24,11 +24,12 @@ def topics(words: RoadAndPattern = None, as_json: Json = False) -> None:
     """
     from postroad.cli.output import print_json
     from postroad.cli.roads import on_road
+    from postroad.operations.loading import fitting_topics
 
     reference, pattern = road_and_pattern(words)
 
     async def look(road: Postroad) -> list[dict[str, Any]]:
-        return _shapes(road, await road.topic_infos(pattern))
+        return _shapes(road, await fitting_topics(road, pattern))
 
     found = on_road(reference, look)
     if as_json:

@@ -1,8 +1,8 @@
 -- name: insert
-INSERT INTO postroad_claims VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO postroad_claims VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: returned
-SELECT c.id, c.stream_id, c.first_offset, c.size, c.starts, c.lost, c.settled,
+SELECT c.id, c.stream_id, c.first_offset, c.size, c.starts, c.alone, c.lost, c.settled,
        s.partition, s.priority
 FROM postroad_claims c JOIN postroad_streams s ON s.id = c.stream_id
 WHERE c.group_id = ? AND c.session_id IS NULL ORDER BY c.stream_id, c.first_offset;
@@ -20,7 +20,7 @@ DELETE FROM postroad_claims WHERE id = ?;
 DELETE FROM postroad_claims WHERE id = ? AND session_id = ? AND settled IS NULL;
 
 -- name: settled
-SELECT settled, starts FROM postroad_claims WHERE id = ? AND session_id = ?;
+SELECT settled, starts, alone FROM postroad_claims WHERE id = ? AND session_id = ?;
 
 -- name: settle_part
 UPDATE postroad_claims SET settled = ? WHERE id = ?;
@@ -30,3 +30,6 @@ UPDATE postroad_claims SET session_id = NULL, lost = lost | ? WHERE id = ? AND s
 
 -- name: of_group
 SELECT stream_id, first_offset, size, session_id, settled FROM postroad_claims WHERE group_id = ?;
+
+-- name: begin
+UPDATE postroad_claims SET begun = 1 WHERE id = ? AND session_id = ?;

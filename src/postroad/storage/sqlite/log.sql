@@ -60,6 +60,12 @@ INSERT OR IGNORE INTO postroad_once VALUES (?, ?);
 -- name: once_expire
 DELETE FROM postroad_once WHERE token IN (SELECT token FROM postroad_once WHERE at_us < ? LIMIT 100);
 
+-- name: permits
+SELECT tokens, at_us FROM postroad_permits WHERE name = ?;
+
+-- name: permits_set
+INSERT OR REPLACE INTO postroad_permits VALUES (?, ?, ?);
+
 -- name: read
 SELECT position, id, origin, key, time_us, appended_us, expires_at_us, data, envelope
 FROM postroad_messages WHERE position >= ? AND position < ? ORDER BY position LIMIT ?;

@@ -1,12 +1,12 @@
 -- name: due
-SELECT number, stream_id, offset, attempts, starts, lost, failures,
+SELECT number, stream_id, offset, attempts, starts, alone, lost, failures,
        id, origin, key, time_us, appended_us, expires_at_us, data, envelope
 FROM postroad_retries
 WHERE group_id = ? AND session_id IS NULL AND due_us <= ? ORDER BY due_us, stream_id, offset
 LIMIT ?;
 
 -- name: due_in_order
-SELECT number, stream_id, offset, attempts, starts, lost, failures,
+SELECT number, stream_id, offset, attempts, starts, alone, lost, failures,
        id, origin, key, time_us, appended_us, expires_at_us, data, envelope
 FROM postroad_retries r
 WHERE group_id = ?1 AND session_id IS NULL AND due_us <= ?2 AND stream_id = ?3
@@ -32,7 +32,7 @@ SELECT lane, min(offset), max(due_us) FROM postroad_retries
 WHERE group_id = ? AND stream_id = ? AND lane IS NOT NULL AND session_id IS NULL GROUP BY lane;
 
 -- name: take
-UPDATE postroad_retries SET session_id = ?, lost = 0 WHERE number = ?;
+UPDATE postroad_retries SET session_id = ?, begun = (starts = 0), lost = 0 WHERE number = ?;
 
 -- name: insert
 INSERT INTO postroad_retries
@@ -50,7 +50,7 @@ DELETE FROM postroad_retries WHERE number = ? AND session_id = ?;
 
 -- name: again
 UPDATE postroad_retries
-SET session_id = NULL, due_us = ?, attempts = ?, failures = ?
+SET session_id = NULL, due_us = ?, attempts = ?, failures = ?, starts = 0, alone = 0, begun = 0
 WHERE number = ?;
 
 -- name: delete
@@ -79,3 +79,6 @@ FROM postroad_retries WHERE number = ?;
 SELECT s.partition, r.session_id IS NULL, count(*), min(r.appended_us)
 FROM postroad_retries r JOIN postroad_streams s ON s.id = r.stream_id
 WHERE r.group_id = ? GROUP BY 1, 2;
+
+-- name: begin
+UPDATE postroad_retries SET begun = 1 WHERE number = ? AND session_id = ?;

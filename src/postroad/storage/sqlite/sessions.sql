@@ -25,12 +25,16 @@ WHERE name = ?2 AND lease_until_us > ?1 + 2 * lease_us;
 DELETE FROM postroad_sessions WHERE id = ?;
 
 -- name: orphan_claims
-UPDATE postroad_claims SET session_id = NULL, starts = starts + ?, lost = lost | ?
-WHERE session_id = ?;
+UPDATE postroad_claims
+SET session_id = NULL, starts = starts + (begun AND ?1),
+    alone = alone + (begun AND ?1 AND size = 1 AND starts > 0), begun = 0, lost = lost | ?1
+WHERE session_id = ?2;
 
 -- name: orphan_retries
-UPDATE postroad_retries SET session_id = NULL, starts = starts + ?, lost = lost | ?
-WHERE session_id = ?;
+UPDATE postroad_retries
+SET session_id = NULL, starts = starts + (begun AND ?1),
+    alone = alone + (begun AND ?1 AND starts > 0), begun = 0, lost = lost | ?1
+WHERE session_id = ?2;
 
 -- name: disown
 DELETE FROM postroad_owners WHERE session_id = ?;

@@ -10,6 +10,7 @@ from typing import Any
 from postroad.core.capabilities import ANY_DELAY, Capabilities
 from postroad.core.clock import Clock, SystemClock
 from postroad.core.delivery import Delivery, Receipt, Start
+from postroad.core.flow import Rate, draw
 from postroad.core.message import Message
 from postroad.core.notices import Blocked, Notice, NoticeQueue, Unblocked
 from postroad.core.pattern import matches
@@ -49,6 +50,7 @@ CAPABILITIES = Capabilities(
     priorities=10,
     atomic_settle=True,
     once_tokens=True,
+    permits=True,
     patterns=True,
     retention=frozenset({"consumed"}),
     lease=True,
@@ -86,6 +88,7 @@ class MemoryTransport:
         self._wishes: dict[tuple[str, str], Subscription] = {}
         self._consumers: list[MemoryConsumer] = []
         self._tokens: dict[str, None] = {}
+        self._permits: dict[str, tuple[float, float]] = {}
         self._fences = count(1)
         self._notices = NoticeQueue()
         self._blocked = 0
@@ -360,6 +363,15 @@ class MemoryTransport:
     async def discard(self, ids: Sequence[str]) -> int:
         """See `DeadLetters`."""
         return sum(queue.discard(ids) for queue in self._all_groups())
+
+    async def permits(self, name: str, rate: Rate, wanted: int) -> tuple[int, float]:
+        """See `Permits`."""
+        self._check_open()
+        now = self._clock.monotonic()
+        tokens, at = self._permits.get(name, (float(rate.capacity), now))
+        granted, left, wait = draw(rate, tokens, now - at, wanted)
+        self._permits[name] = (left, now)
+        return granted, wait
 
     # ------------------------------------------------------------- finding
 

@@ -11,7 +11,7 @@ from postroad.transports.sql import groups, sessions
 from postroad.transports.sql.append import Appender, next_due
 from postroad.transports.sql.groups import Membership
 from postroad.transports.sql.rows import OFFSET_BITS, OFFSET_MASK, Origins, Row
-from postroad.transports.sql.tokens import Chunk, Claim, Claimed, Held, Request
+from postroad.transports.sql.tokens import FRESH, Chunk, Claim, Claimed, Held, Past, Request
 
 _LOG, _GROUPS = load("sqlite", "log"), load("sqlite", "groups")
 _CLAIMS, _RETRIES = load("sqlite", "claims"), load("sqlite", "retries")
@@ -21,8 +21,8 @@ _NEXT_DUE, _EXPIRES, _KEY = _RETRIES["next_due"], -3, -6
 _WASTE = 20
 """Ranges without a single deliverable message that one claim walks over."""
 
-Returned: TypeAlias = tuple[int, int, int, int, int, int, bytes | None, int, int]
-"""(id, stream, first, size, starts, lost, settled, partition, priority)"""
+Returned: TypeAlias = tuple[int, int, int, int, int, int, int, bytes | None, int, int]
+"""(id, stream, first, size, starts, alone, lost, settled, partition, priority)"""
 Lanes: TypeAlias = dict[str, tuple[int, int]]
 """Lanes that wait for a retry → (the first offset that waits, when the last one is due)."""
 
@@ -95,7 +95,7 @@ class _Claim:
         returned: list[Returned] = []
         if self._run(_ANY_RETURNED, (member.group_id,)).fetchone():
             found = self._run(_CLAIMS["returned"], (member.group_id,)).fetchall()
-            returned = [row for row in found if readable(row[7])]
+            returned = [row for row in found if readable(row[8])]
         if self._request.ordered:
             self._again_in_order(member, returned, has_due, readable)
         else:
@@ -118,7 +118,7 @@ class _Claim:
                 if self._limit <= 0 or self._bytes <= 0:
                     return
                 self._take_retry(member, row)
-        for claim in sorted(returned, key=lambda row: -row[8]):
+        for claim in sorted(returned, key=lambda row: -row[9]):
             if self._limit <= 0 or self._bytes <= 0:
                 return
             self._take_returned(member, claim, None, {})
@@ -131,7 +131,7 @@ class _Claim:
         readable: Callable[[int], bool],
     ) -> None:
         """Stream by stream, merged by offset."""
-        streams = {(row[8], row[7], row[1]) for row in returned}
+        streams = {(row[9], row[8], row[1]) for row in returned}
         if has_due:
             found = self._run(_RETRIES["streams"], (member.group_id, self._now)).fetchall()
             streams |= {(row[2], row[1], row[0]) for row in found if readable(row[1])}
@@ -168,7 +168,7 @@ class _Claim:
         return {lane: (offset, due) for lane, offset, due in found}
 
     def _take_retry(self, member: Membership, row: Row) -> None:
-        number, stream, offset, attempts, starts, lost, failures = row[:7]
+        number, stream, offset, attempts, starts, alone, lost, failures = row[:8]
         partition, priority = self._run(_RETRIES["stream"], (stream,)).fetchone()
         if (member.topic, partition) in self._request.paused:
             return
@@ -176,12 +176,15 @@ class _Claim:
             self._run(_RETRIES["delete"], (number,))
             groups.count(self._connection, member.group_id, "expired", 1)
             return
+        if starts and self.chunks:
+            self._limit = 0  # a suspect goes out alone, next time
+            return
         self._run(_RETRIES["take"], (self._request.session.id, number))
         if lost or attempts:
             groups.count(self._connection, member.group_id, "duplicates", 1)
-        self._limit -= 1
+        self._limit = 0 if starts else self._limit - 1
         self._bytes -= len(row[-2])
-        moved = (stream << OFFSET_BITS | offset, *row[7:])
+        moved = (stream << OFFSET_BITS | offset, *row[8:])
         self.chunks.append(
             Chunk(
                 Held(number),
@@ -189,7 +192,7 @@ class _Claim:
                 partition,
                 priority,
                 (moved,),
-                starts,
+                Past(starts, alone),
                 attempts,
                 failures,
             )
@@ -200,12 +203,19 @@ class _Claim:
     ) -> Returned | None:
         """Take what fits of a returned range, up to the offset `until`; the rest of it, if any,
         stays returned and comes back."""
-        id_, stream, first, size, starts, lost, settled, partition, priority = row
+        id_, stream, first, size, starts, alone, lost, settled, partition, priority = row
+        if starts and self.chunks:
+            self._limit = 0  # suspects go out alone, next time
+            return row
+        past = Past(starts, alone)
         done = int.from_bytes(settled, "little") if settled else 0
         end = first + size if until is None else min(until, first + size)
         base = stream << OFFSET_BITS
         found = self._run(_READ, (base + first, base + end, size)).fetchall()
         waiting = [r for r in found if not done >> ((r[0] & OFFSET_MASK) - first) & 1]
+        if starts:
+            # One of them may have killed its process: half of them finds out which half.
+            self._limit = min(self._limit, max(1, len(waiting) // 2))
         fit = self._fitting(waiting)
         cut = (waiting[len(fit)][0] & OFFSET_MASK) if len(fit) < len(waiting) else end
         self._run(_CLAIMS["delete"], (id_,))
@@ -215,16 +225,22 @@ class _Claim:
             remaining = first + size - cut
             if left != (1 << remaining) - 1:
                 rest = (
-                    self._request.numbers.take(), stream, cut, remaining, starts, lost,
+                    self._request.numbers.take(), stream, cut, remaining, starts, alone, lost,
                     _bitmap(left, remaining), partition, priority,
                 )  # fmt: skip
-                self._insert(rest[0], member, rest[1:4], None, starts, lost, rest[6])
+                self._insert(rest[0], member, rest[1:4], None, past, lost, rest[7])
         if cut > first:
             mask = done & ((1 << (cut - first)) - 1)
             span = (stream, first, cut - first)
-            taken = self._hand_out(member, span, fit, mask, blocked, partition, priority, starts)
+            if len(fit) == 1:
+                # A range of one message, so that its being alone shows.
+                span = (stream, fit[0][0] & OFFSET_MASK, 1)
+                mask = 0
+            taken = self._hand_out(member, span, fit, mask, blocked, partition, priority, past)
             if lost and taken:
                 groups.count(self._connection, member.group_id, "duplicates", taken)
+            if starts and taken:
+                self._limit = 0
         return rest
 
     # ------------------------------------------------ the log
@@ -253,7 +269,9 @@ class _Claim:
                 else:
                     first, start = fit[0][0] & OFFSET_MASK, (fit[-1][0] & OFFSET_MASK) + 1
                     span = (stream, first, start - first)
-                    taken = self._hand_out(member, span, fit, 0, blocked, partition, priority, 0)
+                    taken = self._hand_out(
+                        member, span, fit, 0, blocked, partition, priority, FRESH
+                    )
                     wasted += not taken
                 self._run(_ADVANCE, (member.group_id, stream, start))
             if self._limit <= 0 or self._bytes <= 0:
@@ -285,7 +303,7 @@ class _Claim:
         blocked: Lanes,
         partition: int,
         priority: int,
-        starts: int,
+        past: Past,
     ) -> int:
         """Claim a range whose unsettled rows are given, without the expired and the blocked
         ones; returns how many are handed out."""
@@ -296,7 +314,7 @@ class _Claim:
             expires = row[_EXPIRES]
             if expires is not None and expires <= self._now:
                 expired += 1
-            elif blocked and self._park(member, stream, row, blocked, starts):
+            elif blocked and self._park(member, stream, row, blocked, past):
                 pass
             else:
                 given.append(row)
@@ -308,13 +326,13 @@ class _Claim:
             return 0
         token = Claim(self._request.numbers.take(), member.group_id, stream, first, size)
         bitmap = _bitmap(done, size)
-        self._insert(token.id, member, span, self._request.session.id, starts, 0, bitmap)
+        self._insert(token.id, member, span, self._request.session.id, past, 0, bitmap)
         self._limit -= len(given)
         self._bytes -= sum([len(row[-2]) for row in given])
-        self.chunks.append(Chunk(token, member.topic, partition, priority, given, starts))
+        self.chunks.append(Chunk(token, member.topic, partition, priority, given, past))
         return len(given)
 
-    def _park(self, member: Membership, stream: int, row: Row, blocked: Lanes, starts: int) -> bool:
+    def _park(self, member: Membership, stream: int, row: Row, blocked: Lanes, past: Past) -> bool:
         """If the row's lane waits for a retry, let it wait behind it."""
         lane = "" if self._request.lane == "total" else row[_KEY]
         offset = row[0] & OFFSET_MASK
@@ -324,7 +342,7 @@ class _Claim:
             _RETRIES["insert"],
             (
                 member.group_id, stream, offset, self._request.lane, blocked[lane][1],
-                0, starts, None, row[0],
+                0, past.starts, None, row[0],
             ),
         )  # fmt: skip
         return True
@@ -335,16 +353,18 @@ class _Claim:
         member: Membership,
         span: tuple[int, int, int],
         session: int | None,
-        starts: int,
+        past: Past,
         lost: int,
         bitmap: bytes | None,
     ) -> None:
-        self._run(_INSERT, (id_, member.group_id, *span, session, starts, lost, bitmap))
+        # A suspect has begun when `begin` says so; anything else when it is handed out.
+        begun = int(session is not None and not past.starts)
+        self._run(_INSERT, (id_, member.group_id, *span, session, *past, begun, lost, bitmap))
 
 
 def _head(row: Returned) -> int:
     """The first unsettled offset of a returned range."""
-    done = int.from_bytes(row[6], "little") if row[6] else 0
+    done = int.from_bytes(row[7], "little") if row[7] else 0
     return row[2] + (~done & (done + 1)).bit_length() - 1
 
 

@@ -25,7 +25,7 @@ from postroad.transports.sql.handing import deliveries
 from postroad.transports.sql.handler import HandlerTransaction
 from postroad.transports.sql.log import Listener, Log
 from postroad.transports.sql.sessions import REVOCATION_US, Changes, Session
-from postroad.transports.sql.settle import Answers, Settling, give_back, sort
+from postroad.transports.sql.settle import Answers, Settling, begin, give_back, sort
 from postroad.transports.sql.tokens import Claimed, Lane, Numbers, Request
 
 R = TypeVar("R")
@@ -276,10 +276,15 @@ class GroupConsumer:
         self._log.wake()
 
     async def begin(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        """See `Consumer.begin`. The claim is the mark already: nothing is written."""
+        """See `Consumer.begin`. The claim is the mark already: only suspects are written."""
         if self._log.clock.now_us() >= self._lease_until_us:
             return ()
-        return [delivery for delivery in deliveries if self._ours(delivery)]
+        ours = [delivery for delivery in deliveries if self._ours(delivery)]
+        suspects = {delivery.token for delivery in ours if delivery.starts}
+        if suspects:
+            session = self._session.id
+            await self._log.write(lambda c: begin(c, session, suspects), durable=False)
+        return ours
 
     def _ours(self, delivery: Delivery) -> bool:
         if self._over or delivery.fence != self._session.id:

@@ -26,7 +26,7 @@ def deliveries(
     for chunk in chunks:
         failures = failures_of(chunk.failures)
         level = chunk.priority << OFFSET_BITS
-        number = chunk.starts + chunk.attempts + 1
+        number = chunk.past.starts + chunk.attempts + 1
         found += [
             Delivery(
                 message=message_of(row, origins[row[2]], chunk.priority),
@@ -35,7 +35,8 @@ def deliveries(
                 partition=chunk.partition,
                 offset=level | row[0] & OFFSET_MASK,
                 deliveries=number,
-                starts=chunk.starts,
+                starts=chunk.past.starts,
+                alone=chunk.past.alone,
                 attempts=chunk.attempts,
                 failures=failures,
                 lease_until_us=lease_until_us,

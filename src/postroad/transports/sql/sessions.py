@@ -85,7 +85,7 @@ def needs_sweep(connection: Connection, name: str, now_us: int) -> bool:
 
 def end(connection: Connection, session: int, *, crashed: bool) -> None:
     """Remove a member; what it held goes out again, as a hand-back or as a crash."""
-    flags = (int(crashed), int(crashed), session)
+    flags = (int(crashed), session)
     connection.execute(_SQL["orphan_claims"], flags)
     connection.execute(_SQL["orphan_retries"], flags)
     connection.execute(_SQL["disown"], (session,))

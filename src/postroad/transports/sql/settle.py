@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from postroad.core.clock import duration_us
@@ -150,7 +150,7 @@ class Settling:
             elif not (settlement.failure or settlement.delay or settlement.delivery.attempts):
                 returned.append(claim.first + bit)
             else:
-                self._retry(connection, claim, bit, settlement, row[1], now_us)
+                self._retry(connection, claim, bit, settlement, now_us)
         if done == (1 << claim.size) - 1:
             connection.execute(_CLAIMS["delete"], (claim.id,))
         else:
@@ -158,7 +158,7 @@ class Settling:
             connection.execute(_CLAIMS["settle_part"], (bitmap, claim.id))
         for first, size in _runs(returned):
             span = (claim.group_id, claim.stream_id, first, size)
-            values = (self._numbers.take(), *span, None, row[1], 0, None)
+            values = (self._numbers.take(), *span, None, row[1], row[2], 0, 0, None)
             connection.execute(_CLAIMS["insert"], values)
 
     def _bury(
@@ -184,10 +184,10 @@ class Settling:
         claim: Claim,
         bit: int,
         settlement: Settlement,
-        starts: int,
         now_us: int,
     ) -> None:
         offset = claim.first + bit
+        # Its handler answered, so whatever crash it was suspected of was another's: starts 0.
         connection.execute(
             _RETRIES["insert"],
             (
@@ -197,7 +197,7 @@ class Settling:
                 self._lane,
                 now_us + duration_us(settlement.delay),
                 attempts_in(settlement),
-                starts,
+                0,
                 failures_in(settlement),
                 claim.stream_id << OFFSET_BITS | offset,
             ),
@@ -226,6 +226,15 @@ class Settling:
         outcome = "dead" if settlement.action == "reject" else settlement.outcome
         counts[row[2], outcome] += 1
         return "done"
+
+
+def begin(connection: Connection, session: int, tokens: Iterable[Claim | Held]) -> None:
+    """Note that work on suspects starts now: a crash from here on is on their account."""
+    for token in tokens:
+        if isinstance(token, Claim):
+            connection.execute(_CLAIMS["begin"], (token.id, session))
+        else:
+            connection.execute(_RETRIES["begin"], (token.number, session))
 
 
 def give_back(

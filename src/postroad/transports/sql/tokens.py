@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from postroad.transports.sql.groups import Membership
 from postroad.transports.sql.rows import Row
@@ -33,6 +33,16 @@ class Held:
     number: int
 
 
+class Past(NamedTuple):
+    """How often what is handed out was out when its process died: at all, and all alone."""
+
+    starts: int = 0
+    alone: int = 0
+
+
+FRESH = Past()
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Rows that were handed out together; a row's first column is its offset's position."""
@@ -42,7 +52,7 @@ class Chunk:
     partition: int
     priority: int
     rows: Sequence[Row]
-    starts: int = 0
+    past: Past = FRESH
     attempts: int = 0
     failures: bytes | None = None
 

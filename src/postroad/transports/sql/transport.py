@@ -11,6 +11,7 @@ from weakref import WeakSet
 from postroad.core.capabilities import ANY_DELAY, Capabilities
 from postroad.core.clock import Clock, SystemClock
 from postroad.core.delivery import Delivery, Receipt, Start
+from postroad.core.flow import Rate, draw
 from postroad.core.message import PRIORITIES, Message
 from postroad.core.notices import Notice, NoticeQueue
 from postroad.core.reports import Account, DeadLetter, Lag, TopicInfo
@@ -139,6 +140,20 @@ class SqliteTransport:
         accepted = await log.write(operation)
         log.arrived({topic.name for topic, _ in messages})
         return accepted
+
+    async def permits(self, name: str, rate: Rate, wanted: int) -> tuple[int, float]:
+        """See `Permits`."""
+        log = self._log
+
+        def operation(connection: Connection) -> tuple[int, float]:
+            now = log.clock.now_us()
+            row = connection.execute(_LOG["permits"], (name,)).fetchone()
+            tokens, at = (float(rate.capacity), now) if row is None else row
+            granted, left, wait = draw(rate, tokens, (now - at) / 1e6, wanted)
+            connection.execute(_LOG["permits_set"], (name, left, now))
+            return granted, wait
+
+        return await log.write(operation, durable=False)
 
     async def cancel(self, message_id: str) -> bool:
         """See `Cancels.cancel`."""
@@ -293,6 +308,7 @@ def _capabilities(place: Place) -> Capabilities:
         atomic_settle=True,
         transactions=True,
         once_tokens=True,
+        permits=True,
         patterns=True,
         retention=frozenset({"age", "size", "consumed"}),
         lease=True,

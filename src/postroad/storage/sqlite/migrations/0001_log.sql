@@ -63,6 +63,12 @@ CREATE TABLE postroad_once (
     at_us INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX postroad_once_at ON postroad_once (at_us);
+-- Rate limits of groups: a token bucket each.
+CREATE TABLE postroad_permits (
+    name TEXT PRIMARY KEY,
+    tokens REAL NOT NULL,
+    at_us INTEGER NOT NULL
+) WITHOUT ROWID;
 
 -- Groups: what was ever subscribed, one row for each topic it reads, and a cursor a stream.
 -- `carried` is what a group that was moved took along: dead letters from before the move.
@@ -112,6 +118,8 @@ CREATE TABLE postroad_owners (
     PRIMARY KEY (group_id, partition)
 ) WITHOUT ROWID;
 -- A handed-out range. session_id NULL: given back or orphaned, first in line to go out again.
+-- `starts` counts crashes while it was out and begun, `alone` those of them in which it was one
+-- message that had been suspected before, and so the only one in flight.
 CREATE TABLE postroad_claims (
     id INTEGER PRIMARY KEY,
     group_id INTEGER NOT NULL,
@@ -120,6 +128,8 @@ CREATE TABLE postroad_claims (
     size INTEGER NOT NULL,
     session_id INTEGER,
     starts INTEGER NOT NULL,
+    alone INTEGER NOT NULL,
+    begun INTEGER NOT NULL,
     lost INTEGER NOT NULL,
     settled BLOB
 );
@@ -136,6 +146,8 @@ CREATE TABLE postroad_retries (
     session_id INTEGER,
     attempts INTEGER NOT NULL,
     starts INTEGER NOT NULL,
+    alone INTEGER NOT NULL DEFAULT 0,
+    begun INTEGER NOT NULL DEFAULT 0,
     lost INTEGER NOT NULL,
     failures BLOB,
     id TEXT NOT NULL,
