@@ -512,7 +512,7 @@ def test_explain(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_explain_ends_with_3_where_nobody_keeps_it(cli: Cli, tmp_path: Path) -> None:
-    gap = SHOP.replace('group="payment",', 'group="payment", rate=3.0,')
+    gap = SHOP.replace('group="payment",', 'group="payment", order="total",')
     (tmp_path / "cli_shop.py").write_text(gap)
     said = cli("explain", APP)
     assert said.code == ExitCode.CHECK
@@ -520,7 +520,7 @@ def test_explain_ends_with_3_where_nobody_keeps_it(cli: Cli, tmp_path: Path) -> 
     assert cli("explain", APP, "--json").code == ExitCode.CHECK
     said = cli("run", APP)
     assert said.code == ExitCode.USAGE
-    assert "rate" in said.err
+    assert "order total" in said.err
 
 
 def test_explain_knows_every_road(cli: Cli) -> None:

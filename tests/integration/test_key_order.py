@@ -40,7 +40,7 @@ class Worker:
         self.pid = process.pid
         self.killed_at: int | None = None
         self.frozen_at: int | None = None
-        self.thawed_at: int | None = None
+        self.spell: tuple[int, int] | None = None
 
     @classmethod
     async def start(cls, folder: Path) -> Worker:
@@ -73,8 +73,7 @@ class Worker:
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
-        self.killed_at = self.frozen_at if self.thawed_at is None else None
-        self.killed_at = self.killed_at or time.monotonic_ns()
+        self.killed_at = self.frozen_at or time.monotonic_ns()
 
     async def freeze(self, folder: Path) -> None:
         """SIGSTOP at a bad moment: a handler is running. It is not one in which it has the
@@ -93,8 +92,9 @@ class Worker:
         return mine.count("begin") > len(mine) - mine.count("begin")
 
     def thaw(self) -> None:
-        """SIGCONT."""
-        self.thawed_at = time.monotonic_ns()
+        """SIGCONT; notes from when until when it was frozen."""
+        self.spell = (self.frozen_at or 0, time.monotonic_ns())
+        self.frozen_at = None
         self._process.send_signal(signal.SIGCONT)
 
 
@@ -253,18 +253,15 @@ def check_noted(story: Story, audit: Audit) -> None:
     two overlap, and after a step comes the next one, or an earlier one again.
     """
     everything = notes(story.folder)
-    [frozen] = [worker for worker in story.workers if worker.thawed_at is not None]
-    assert frozen.frozen_at is not None
-    lapsed = {
-        note.fence for note in everything if note.pid == frozen.pid and note.at <= frozen.frozen_at
-    }
-    late = {id(n) for n in everything if n.fence in lapsed and n.at > (frozen.thawed_at or 0)}
+    [(pid, (frozen_at, thawed_at))] = [(w.pid, w.spell) for w in story.workers if w.spell]
+    lapsed = {note.fence for note in everything if note.pid == pid and note.at <= frozen_at}
+    late = {id(note) for note in everything if note.fence in lapsed and note.at > thawed_at}
     by_key = defaultdict(list)
     for begin, end in spans(story, everything):
         if id(begin) in late:
             continue
         # What was running as it froze is over for the others once its lease is.
-        by_key[begin.key].append((begin, frozen.frozen_at if id(end) in late else end.at))
+        by_key[begin.key].append((begin, frozen_at if id(end) in late else end.at))
     assert {key: max(begin.seq for begin, _ in found) + 1 for key, found in by_key.items()} == (
         story.published
     )

@@ -22,6 +22,7 @@ from postroad.core.outcome import Discard, Later, PartialFailure, Reject
 from postroad.core.retry import Retry
 from postroad.core.topic import Outgoing, Topic
 from postroad.core.transport import SqlLog, Transaction
+from postroad.delivery.breaker import Circuit
 from postroad.delivery.handler import Handler
 from postroad.errors import HandlerTypeError, LeaseLostError, PayloadError, PayloadTooLargeError
 
@@ -83,6 +84,7 @@ class Executor:
         sql_log: SqlLog | None,
         threads: int,
         on_failure: Callable[[Delivery, Failure], None],
+        circuit: Circuit | None = None,
     ) -> None:
         self._handler = handler
         self._function = handler.function
@@ -92,6 +94,7 @@ class Executor:
         self._decoders: dict[str, Decode] = {}
         self._sql_log = sql_log if handler.wants_tx else None
         self._on_failure = on_failure
+        self._circuit = circuit
         self._plain = handler.is_async and not handler.yields and not handler.extras
         self._pool = None if handler.is_async else ThreadPoolExecutor(threads, "postroad-handler")
 
@@ -159,6 +162,13 @@ class Executor:
             return Settlement(delivery, "ack", "discarded")
         failure = describe(error, self._clock.now_us())
         self._on_failure(delivery, failure)
+        pause = self._pause(error)
+        if pause is not None:
+            return (
+                Settlement(delivery, "nack", delay=pause)
+                if self._rules.gives_back
+                else Held(delivery, pause)
+            )
         delay = self._delay(delivery, error)
         if delay is None:
             return Settlement(delivery, "reject", failure=failure)
@@ -167,6 +177,18 @@ class Executor:
         delivery.attempts += 1
         delivery.failures = (*delivery.failures, failure)
         return Held(delivery, delay)
+
+    def _pause(self, error: BaseException) -> timedelta | None:
+        """How long to keep a message whose failure is the downstream's and costs no attempt."""
+        if self._circuit is None:
+            return None
+        if self._circuit.concerns(error):
+            return self._circuit.failed()
+        if isinstance(error, PayloadError):
+            self._circuit.unanswered()
+        else:
+            self._circuit.succeeded()
+        return None
 
     def _delay(self, delivery: Delivery, error: BaseException) -> timedelta | None:
         failed = delivery.attempts + 1

@@ -6,7 +6,8 @@ from typing import Protocol
 
 from postroad.core.clock import Clock
 from postroad.core.flow import Rate, draw
-from postroad.core.transport import Permits
+from postroad.core.subscription import Subscription
+from postroad.core.transport import Permits, Transport
 
 _SHARE = 0.1
 """Seconds of a shared rate that one consumer takes at a time: it asks ten times a second at most,
@@ -70,3 +71,13 @@ class SharedLimiter:
 
     def give_back(self, count: int) -> None:
         self._left += count
+
+
+def make_limiter(sub: Subscription, transport: Transport, clock: Clock) -> Limiter | None:
+    """The limiter that a subscription declares; None if it declares none."""
+    rate = sub.limit
+    if rate is None:
+        return None
+    if rate.shared and isinstance(transport, Permits):
+        return SharedLimiter(f"{sub.group}/{sub.source_name}", rate, transport, clock)
+    return OwnLimiter(rate, clock)

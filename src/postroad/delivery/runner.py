@@ -22,6 +22,7 @@ from postroad.core.hooks import Hooks
 from postroad.core.notices import Lost, Revoking
 from postroad.core.subscription import Subscription
 from postroad.core.transport import Consumer, Source, SqlLog, Transport
+from postroad.delivery.breaker import Circuit
 from postroad.delivery.execution import (
     Answer,
     Decode,
@@ -36,7 +37,9 @@ from postroad.delivery.holding import Holding
 from postroad.delivery.lanes import Lanes
 from postroad.delivery.patience import patiently
 from postroad.delivery.prefix import Prefix
+from postroad.delivery.rate import make_limiter
 from postroad.delivery.settler import Publish, Results, Settler
+from postroad.delivery.shedding import Shedder
 from postroad.delivery.window import Window
 from postroad.errors import NotSupportedError, PostroadError, StorageError, TransportError
 
@@ -86,6 +89,9 @@ class Runner:
         self._holding = Holding(self._lanes, sub.retry.hold, clock, self._wake_workers)
         self._in_hand: dict[int, Delivery] = {}
         self._apart: Sequence[Delivery] = ()
+        self._circuit = None if sub.breaker is None else Circuit(sub.breaker, clock)
+        self._limiter = make_limiter(sub, transport, clock)
+        self._shedder = self._make_shedder()
         self._bytes = 0
         self._running: dict[int, Delivery] = {}
         self._lost: set[int] = set()
@@ -147,6 +153,8 @@ class Runner:
             asyncio.create_task(self._watch(consumer)),
             asyncio.create_task(self._holding.regulate(consumer)),
         ]
+        if self._shedder is not None:
+            background.append(asyncio.create_task(self._shedder.run()))
         one = self._work_batches if self._sub.batch else self._work_singly
         workers = [asyncio.create_task(one()) for _ in range(self._sub.concurrency)]
         receiving = asyncio.create_task(self._receive(consumer))
@@ -166,6 +174,12 @@ class Runner:
             await self._last_words(settling)
             self._count_losses()
             self._executor.close()
+
+    def _make_shedder(self) -> Shedder | None:
+        sub, source = self._sub, self._transport
+        if sub.shed is None or sub.group is None or not isinstance(source, Source):
+            return None
+        return Shedder(sub.shed, source, sub.source_name, sub.group, self._clock)
 
     def _make_executor(self, consumer: Consumer) -> Executor:
         capabilities = self._transport.capabilities
@@ -187,6 +201,7 @@ class Runner:
             sql_log=consumer if isinstance(consumer, SqlLog) else None,
             threads=self._sub.concurrency,
             on_failure=self._failed,
+            circuit=self._circuit,
         )
 
     # --- receiving ---------------------------------------------------------------------------
@@ -194,11 +209,15 @@ class Runner:
     async def _receive(self, consumer: Consumer) -> None:
         while not self._draining:
             room = await self._wait_for_room()
+            if self._limiter is not None:
+                room = await self._limiter.take(room)
             spare = max(1, self._sub.prefetch_bytes - self._bytes)
             batch = await patiently(
                 self._clock,
                 lambda: consumer.receive(room, spare, _POLL),  # noqa: B023
             )
+            if self._limiter is not None:
+                self._limiter.give_back(room - len(batch))
             if batch:
                 self._hooks.received(self._sub, len(batch))
                 if any(delivery.starts for delivery in batch) and not self._settle_first:
@@ -272,8 +291,11 @@ class Runner:
     def _sift(self, batch: Sequence[Delivery]) -> Iterable[Delivery]:
         """What is to be handled; the rest is answered here."""
         now = self._clock.now_us()
+        shed = self._shedder.dropped(batch) if self._shedder is not None else ()
         for delivery in batch:
             end = self._end_of(delivery, now)
+            if id(delivery) in shed and end is None:
+                end = "shed"
             if delivery.alone >= self._sub.retry.crashes:
                 self._settler.add(Settlement(delivery, "reject", failure=_crashing(delivery, now)))
             elif end is None:
@@ -294,16 +316,23 @@ class Runner:
 
     async def _work_singly(self) -> None:
         run, finish, running = self._executor.run, self._finish, self._running
+        circuit = self._circuit
         turn = 0
         while True:
+            if circuit is not None:
+                await circuit.permit()
             delivery = self._next()
             if delivery is None:
+                if circuit is not None:
+                    circuit.unanswered()
                 await self._wait_for_work()
                 continue
             identity = id(delivery)
             running[identity] = delivery
             verdict = await run(delivery)
             del running[identity]
+            if circuit is not None and _is_handled(verdict):
+                circuit.succeeded()
             finish(delivery, verdict)
             turn += 1
             if turn % _TURN == 0:
@@ -312,15 +341,22 @@ class Runner:
     async def _work_batches(self) -> None:
         batch_of = self._sub.batch
         assert batch_of is not None
+        circuit = self._circuit
         while True:
+            if circuit is not None:
+                await circuit.permit()
             deliveries = self._next_up_to(batch_of.size)
             if not deliveries:
+                if circuit is not None:
+                    circuit.unanswered()
                 await self._wait_for_work()
                 continue
             await self._fill(deliveries, batch_of.size, batch_of.wait)
             for delivery in deliveries:
                 self._running[id(delivery)] = delivery
             verdicts = await self._executor.run_batch(deliveries)
+            if circuit is not None and any(_is_handled(verdict) for verdict in verdicts):
+                circuit.succeeded()
             for verdict in verdicts:
                 delivery = _delivery_of(verdict)
                 del self._running[id(delivery)]
@@ -581,6 +617,11 @@ async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()
+
+
+def _is_handled(verdict: Verdict) -> bool:
+    settlement = verdict.settlement if isinstance(verdict, Answer) else verdict
+    return isinstance(settlement, Settlement) and settlement.action == "ack"
 
 
 def _crashing(delivery: Delivery, now_us: int) -> Failure:

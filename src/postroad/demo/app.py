@@ -12,7 +12,7 @@ answer), and each group is safe against that in its own way:
 | notifications | at-least-once    | what it publishes commits with the settlement             |
 | texts         | at-least-once    | the phone company knows `idempotency_key`                 |
 
-The road is a URL: point POSTROAD_DEMO_URL elsewhere and the handlers stay.
+The road is a URL, which the worker processes are given in POSTROAD_DEMO_URL.
 """
 
 import asyncio

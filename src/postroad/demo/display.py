@@ -188,7 +188,7 @@ def _figures(standing: Standing) -> Sequence[str]:
 
 
 def _board(lines: Sequence[Line]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("time", "from", "to", "flight", "status"):
         table.add_column(column, no_wrap=True)
     for line in lines:

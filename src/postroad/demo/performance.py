@@ -104,16 +104,16 @@ class Performance:
         settled, drained = -1, False
         while True:
             self._crew.check()
-            everything = all(_done(task) for task in doing)
+            published, everything = _done(doing[0]), all(_done(task) for task in doing)
             snapshot = await self._observer.look()
             self._seconds = time.monotonic() - started
             display.show(self._scene(snapshot))
-            if snapshot.pending == 0 and _done(doing[0]):
+            if published and snapshot.pending == 0:
                 # Whoever still waits for a busy worker to kill will find none.
                 if everything or drained:
                     return
                 drained = True
-            if snapshot.settled > settled:
+            if snapshot.settled > settled or not published:
                 settled, progress = snapshot.settled, time.monotonic()
             elif time.monotonic() - progress > STUCK_AFTER:
                 self._unfinished = f"{snapshot.pending:,} messages pending, and nothing moves"

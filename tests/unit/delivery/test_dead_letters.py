@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -49,7 +49,7 @@ class Graveyard:
 
 def desk(road: object) -> DeadLetterDesk:
     async def ready() -> Transport:
-        return cast(Any, road)
+        return cast(Transport, road)
 
     return DeadLetterDesk(ready)
 

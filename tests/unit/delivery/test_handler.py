@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Optional, Protocol, TypedDict, TypeVar
+from typing import Annotated, Any, Protocol, TypedDict, TypeVar
 
 import pytest
 from msgspec import Meta, Struct
 from pydantic import BaseModel
 
-from postroad import Batch, Delivery, HandlerTypeError, Message, Subscription, Topic, Transaction
+from postroad import Batch, Delivery, Message, Subscription, Topic, Transaction
 from postroad.delivery.handler import Handler, accepts, inspect_handler
+from postroad.errors import HandlerTypeError
 
 T = TypeVar("T")
 
@@ -68,6 +69,7 @@ async def takes_list(orders: list[Order]) -> None: ...
 async def takes_refunds(refunds: list[Refund]) -> None: ...
 async def takes_message(message: Message) -> None: ...
 async def takes_messages(messages: list[Message]) -> None: ...
+async def takes_keyword(order: Order, *, note: str) -> None: ...
 async def takes_all(
     order: Order, tx: Transaction, delivery: Delivery, message: Message
 ) -> None: ...
@@ -97,7 +99,7 @@ def test_kinds_of_functions() -> None:
     async def async_generator(order: Order) -> AsyncIterator[Any]:
         yield
 
-    class Callable_:
+    class Machine:
         async def __call__(self, order: Order) -> None: ...
         async def method(self, order: Order) -> None: ...
         @staticmethod
@@ -109,8 +111,8 @@ def test_kinds_of_functions() -> None:
     for function, (is_async, yields) in kinds.items():
         found = read(function)
         assert (found.is_async, found.yields, found.payload_type) == (is_async, yields, Order)
-    instance = Callable_()
-    partial = functools.partial(takes_all, delivery=None)
+    instance = Machine()
+    partial = functools.partial(takes_keyword, note="")
     for one in (instance, instance.method, instance.static, instance.of_class, partial):
         found = read(one)
         assert (found.is_async, found.payload_type) == (True, Order)
@@ -127,7 +129,7 @@ def test_kinds_of_functions() -> None:
         (T, Order),
         (HasNumber, Order),
         (Order | Refund, Order),
-        (Optional[Order], Order),
+        (Order | None, Order),
         (Order | Refund, Order | Refund),
         (Order | Refund | Plain, Order | Refund),
         (Row, Row),

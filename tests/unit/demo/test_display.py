@@ -76,8 +76,10 @@ def test_plain_lines_tell_a_kill_and_its_recovery_once() -> None:
         display.show(SCENE)
     told = [text for text in output.getvalue().splitlines() if "published" not in text]
     assert told == [
-        " 12.3 s  SIGKILL to worker 4711, which held 342 messages "
-        "(board 200, carriers 40, compensation 12, notifications 90)",
+        (
+            " 12.3 s  SIGKILL to worker 4711, which held 342 messages "
+            "(board 200, carriers 40, compensation 12, notifications 90)"
+        ),
         " 12.3 s  everything accepted until then was settled 2.50 s later",
     ]
 

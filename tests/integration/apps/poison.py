@@ -1,0 +1,67 @@
+"""A worker that one message kills: `python -m tests.integration.apps.poison URL abort|memory`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import sys
+from datetime import timedelta
+
+import msgspec
+
+from postroad import Postroad, Retry, Topic
+
+
+class Job(msgspec.Struct):
+    number: int
+    poison: bool = False
+
+
+jobs = Topic("jobs.queued", Job)
+LEASE = timedelta(milliseconds=500)
+RETRY = Retry(attempts=3)
+
+
+def make(url: str, how: str) -> Postroad:
+    road = Postroad(url)
+
+    @road.subscribe(jobs, group="workers", retry=RETRY, lease=LEASE, concurrency=8)
+    async def work(job: Job) -> None:
+        if job.poison and how == "abort":
+            os.abort()
+        if job.poison:
+            await asyncio.sleep(0)
+            kill_for_memory()
+
+    return road
+
+
+def kill_for_memory() -> None:
+    """Eat memory to the process's limit, then end as the kernel's OOM killer would end it."""
+    eaten = []
+    try:
+        while True:
+            eaten.append(bytearray(8 << 20))
+    except MemoryError:
+        os.kill(os.getpid(), 9)
+
+
+async def main(url: str, how: str) -> None:
+    if how == "memory":
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+    stop = asyncio.Event()
+    road = make(url, how)
+    async with road:
+        running = asyncio.create_task(road.run(stop=stop))
+        while True:
+            await asyncio.sleep(0.05)
+            (entry,) = (await road.audit("jobs.queued")).entries
+            if entry.pending == 0 or running.done():
+                break
+        stop.set()
+        await running
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2]))
