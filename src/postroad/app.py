@@ -628,6 +628,14 @@ class Postroad:
         pairs = await source.groups(pattern)
         return [await source.lag(*pair) for pair in pairs if group in (None, pair[1])]
 
+    async def settled(self, pattern: str = "#", group: str | None = None) -> None:
+        """Return when these groups have settled all that is not scheduled for later; for scripts
+        and tests. Bound it with `asyncio.timeout`: without consumers it never returns."""
+        wait = 0.002
+        while any(one.messages != 0 for one in await self.lag(pattern, group)):
+            await self.clock.sleep(wait)
+            wait = min(wait * 2, 0.1)
+
     async def audit(self, pattern: str = "#", group: str | None = None) -> Audit:
         """What became of every message accepted; see `Audit`."""
         return await audit(await self._ready(), pattern, group)

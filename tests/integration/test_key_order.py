@@ -304,7 +304,6 @@ def check_duplicates(everything: list[Note], audit: Audit) -> None:
     assert 2 <= repeated <= entry.account.duplicates
 
 
-@pytest.mark.xfail(reason="the fence is the session's number, and partitions go back to older ones")
 async def test_fences_of_a_partition_grow_with_every_owner(tmp_path: Path) -> None:
     """Else a resource that remembers the highest fence refuses the rightful owner for ever."""
     async with road(tmp_path) as transport:

@@ -50,6 +50,10 @@ class Retry:
             raise DeclarationError(f"Retry(crashes={self.crashes}): at least 1 is needed")
         if self.hold < 1:
             raise DeclarationError(f"Retry(hold={self.hold}): at least 1 is needed")
+        if self.first > self.longest:
+            raise DeclarationError(
+                f"Retry: first ({self.first}) is longer than longest ({self.longest}); raise longest"
+            )
         if self.first < timedelta(0) or self.longest < timedelta(0):
             raise DeclarationError("Retry: first and longest cannot be negative")
 

@@ -273,8 +273,11 @@ def _key_function(topic: Topic[Any]) -> Callable[[Any], str | None]:
     def key_of(payload: Any) -> str | None:
         try:
             value = read(payload)
-        except (AttributeError, KeyError, TypeError):
-            raise EncodeError(f"a payload on {topic.name!r} has no key {key!r}") from None
+        except Exception as error:  # noqa: BLE001 - the key is a function of the user's
+            name = key if isinstance(key, str) else getattr(key, "__qualname__", "function")
+            raise EncodeError(
+                f"no key of a payload on {topic.name!r}: {name} raised {type(error).__name__}"
+            ) from None
         return None if value is None else str(value)
 
     return key_of

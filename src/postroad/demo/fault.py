@@ -10,6 +10,11 @@ from postroad.demo.crew import Crew
 from postroad.demo.observer import Observer
 from postroad.demo.waiting import LOOK_EVERY, until
 
+MANY = 50
+"""Messages that a worker should hold when it is killed."""
+PATIENCE = 2.0
+"""Seconds after which fewer will do."""
+
 
 @dataclass(frozen=True)
 class Kill:
@@ -54,9 +59,13 @@ class Fault:
         self.kills[-1] = replace(self.kills[-1], recovered_after=took)
 
     async def _kill(self) -> float:
-        """Kill the oldest worker as soon as it holds messages; returns when that was."""
+        """Kill the oldest worker when it holds many messages, or any; returns when that was."""
         victim = self._crew.workers[0]
-        await until(lambda: bool(victim.in_flight()))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await until(lambda: sum(victim.in_flight().values()) >= MANY)
+        except TimeoutError:
+            await until(lambda: bool(victim.in_flight()))
         self._crew.kill(victim)
         died = time.monotonic()
         self.kills.append(Kill(victim.pid, victim.in_flight()))

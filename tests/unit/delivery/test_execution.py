@@ -32,6 +32,7 @@ class Job(Struct):
 TOPIC: Topic[Job] = Topic("jobs", Job)
 OUT: Topic[int] = Topic("out", int)
 NOW = timedelta(0)
+THREE = Retry(attempts=3, backoff="fixed", first=timedelta(seconds=5))
 
 
 def delivery(n: int = 1, data: bytes | None = None, **settings: Any) -> Delivery:
@@ -45,7 +46,7 @@ class Bench:
         self,
         function: Callable[..., Any],
         *,
-        retry: Retry = Retry(attempts=3, backoff="fixed", first=timedelta(seconds=5)),
+        retry: Retry = THREE,
         gives_back: bool = True,
         timeout: timedelta | None = None,
         sql_log: Any = None,
@@ -124,7 +125,8 @@ async def test_where_order_counts_it_is_held_and_remembers_its_attempts() -> Non
 
 
 async def test_attempts_that_the_road_kept_count() -> None:
-    assert rejected(await Bench(raising(ValueError())).run(delivery(attempts=2)))
+    verdict = await Bench(raising(ValueError())).run(delivery(attempts=2))
+    assert rejected(verdict).reason == "exception"
 
 
 @pytest.mark.parametrize(
@@ -278,7 +280,7 @@ class SqlLog:
         self.log.append("commit")
 
     async def publish(self, topic: Topic[Any], payload: Any) -> None:
-        self.log.append((topic.name, payload.causation_id))
+        self.log.append(topic.name)
 
 
 async def test_a_transaction_settles_itself_with_its_results() -> None:
@@ -293,7 +295,7 @@ async def test_a_transaction_settles_itself_with_its_results() -> None:
     assert isinstance(verdict, Answer)
     assert verdict.settled
     assert verdict.results == []
-    assert log.log == [("out", "m1"), "commit"]
+    assert log.log == ["out", "commit"]
     assert not in_transaction.get()
 
 
@@ -324,7 +326,7 @@ def batch_bench(function: Callable[..., Any]) -> Bench:
 
 
 def fates(verdicts: list[Verdict]) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for verdict in verdicts:
         settlement = verdict.settlement if isinstance(verdict, Answer) else verdict
         assert isinstance(settlement, Settlement)

@@ -46,11 +46,17 @@ SELECT partitions FROM postroad_topics WHERE id = ?;
 SELECT partition, session_id, revoked_us FROM postroad_owners WHERE group_id = ?;
 
 -- name: owned
-SELECT partition FROM postroad_owners
+SELECT partition, fence FROM postroad_owners
 WHERE group_id = ? AND session_id = ? AND revoked_us IS NULL;
 
 -- name: own
-INSERT INTO postroad_owners VALUES (?, ?, ?, NULL);
+INSERT INTO postroad_owners VALUES (?, ?, ?, NULL, ?);
+
+-- name: fence_raise
+UPDATE postroad_fence SET value = value + 1;
+
+-- name: fence
+SELECT value FROM postroad_fence;
 
 -- name: revoke
 UPDATE postroad_owners SET revoked_us = ? WHERE group_id = ? AND partition = ?;

@@ -83,6 +83,8 @@ class _Claim:
         self._limit = request.limit
         self._bytes = request.max_bytes
         self._stopped: set[int] = set()
+        self._fences: dict[int, int] = {}
+        self._claim_fence: int | None = None
         self.chunks: list[Chunk] = []
 
     def from_topic(self, member: Membership) -> None:
@@ -106,8 +108,17 @@ class _Claim:
         paused = {part for topic, part in self._request.paused if topic == member.topic}
         if not self._request.ordered:
             return lambda partition: partition not in paused
-        own = sessions.owned(self._connection, self._request.session.id, member.group_id) - paused
-        return own.__contains__
+        own = sessions.owned(self._connection, self._request.session.id, member.group_id)
+        self._fences = own
+        return lambda partition: partition in own and partition not in paused
+
+    def _fence(self, partition: int) -> int:
+        """In order, the owner's; else one for this claim, higher than all before."""
+        if self._request.ordered:
+            return self._fences[partition]
+        if self._claim_fence is None:
+            self._claim_fence = sessions.next_fence(self._connection)
+        return self._claim_fence
 
     # ------------------------------------------------ what goes out again
 
@@ -187,11 +198,12 @@ class _Claim:
         moved = (stream << OFFSET_BITS | offset, *row[8:])
         self.chunks.append(
             Chunk(
-                Held(number),
+                Held(number, self._request.session.id),
                 member.topic,
                 partition,
                 priority,
                 (moved,),
+                self._fence(partition),
                 Past(starts, alone),
                 attempts,
                 failures,
@@ -329,7 +341,8 @@ class _Claim:
         self._insert(token.id, member, span, self._request.session.id, past, 0, bitmap)
         self._limit -= len(given)
         self._bytes -= sum([len(row[-2]) for row in given])
-        self.chunks.append(Chunk(token, member.topic, partition, priority, given, past))
+        fence = self._fence(partition)
+        self.chunks.append(Chunk(token, member.topic, partition, priority, given, fence, past))
         return len(given)
 
     def _park(self, member: Membership, stream: int, row: Row, blocked: Lanes, past: Past) -> bool:

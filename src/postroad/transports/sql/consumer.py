@@ -38,8 +38,8 @@ _RESOLVE_EVERY = 1.0
 class GroupConsumer:
     """A `Consumer` of a named group, and its `AtomicSettle` and `SqlLog`.
 
-    Its session is one row with one lease. Deliveries carry the session's number as their fence:
-    once the session is over, nothing that it received can be settled.
+    Its session is one row with one lease. What a delivery's token says was received in a session
+    cannot be settled once that session is over.
     """
 
     def __init__(self, log: Log, subscription: Subscription, plan: Plan) -> None:
@@ -199,7 +199,6 @@ class GroupConsumer:
                     claimed.chunks,
                     self._log.origins.by_id,
                     self._name,
-                    session.id,
                     claimed.lease_until_us,
                     in_order=self._ordered,
                 )
@@ -287,7 +286,7 @@ class GroupConsumer:
         return ours
 
     def _ours(self, delivery: Delivery) -> bool:
-        if self._over or delivery.fence != self._session.id:
+        if self._over or delivery.token.session != self._session.id:
             return False
         return not self._ordered or (delivery.topic, delivery.partition) in self._owned
 

@@ -13,7 +13,6 @@ def deliveries(
     chunks: Sequence[Chunk],
     origins: Mapping[int, Origin],
     group: str | None,
-    fence: int | None,
     lease_until_us: int | None,
     *,
     in_order: bool,
@@ -40,7 +39,7 @@ def deliveries(
                 attempts=chunk.attempts,
                 failures=failures,
                 lease_until_us=lease_until_us,
-                fence=fence,
+                fence=chunk.fence,
                 token=chunk.token,
             )
             for row in chunk.rows

@@ -86,7 +86,7 @@ class HandlerTransaction:
                     "the handler ended its transaction itself (COMMIT or ROLLBACK): what it wrote "
                     "is no longer tied to its message; leave both to `tx`"
                 )
-            session = self._delivery.fence or 0
+            session = self._delivery.token.session
             answers = sort([Settlement(self._delivery)], session)
             results = self._settling.settle(connection, answers, now, held_lock=True)
             if results[0] != "done":
@@ -134,7 +134,7 @@ class HandlerTransaction:
     def _begin_in(self, connection: Connection) -> None:
         database = self._log.database
         database.begin(connection)
-        session = self._delivery.fence or 0
+        session = self._delivery.token.session
         try:
             if sessions.alive(connection, session, self._log.clock.now_us()) is None:
                 raise self._lost()

@@ -80,9 +80,7 @@ class Observer:
             for gap in found.gaps:
                 self._notices.put(gap)
             if found.chunks:
-                return deliveries(
-                    found.chunks, self._log.origins.by_id, None, None, None, in_order=False
-                )
+                return deliveries(found.chunks, self._log.origins.by_id, None, None, in_order=False)
             remaining = deadline - clock.monotonic()
             if remaining <= 0:
                 return ()

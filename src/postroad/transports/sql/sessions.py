@@ -18,7 +18,7 @@ REVOCATION_US = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One consumer's membership. `id` grows with every session: it is the fence."""
+    """One consumer's membership."""
 
     id: int
     name: str
@@ -139,7 +139,7 @@ def _balance(
         changes.revoking.append((topic, part))
     free = [part for part in range(total) if part not in owners]
     for part in free[: max(0, share - len(mine))]:
-        connection.execute(_SQL["own"], (group, part, session.id))
+        connection.execute(_SQL["own"], (group, part, session.id, next_fence(connection)))
         changes.assigned.append((topic, part))
 
 
@@ -167,9 +167,15 @@ def would_change(
     return False
 
 
-def owned(connection: Connection, session: int, group: int) -> set[int]:
-    """The partitions that a session may receive from."""
-    return {row[0] for row in connection.execute(_SQL["owned"], (group, session))}
+def owned(connection: Connection, session: int, group: int) -> dict[int, int]:
+    """The partitions that a session may receive from, with their fences."""
+    return dict(connection.execute(_SQL["owned"], (group, session)).fetchall())
+
+
+def next_fence(connection: Connection) -> int:
+    """A higher fence than every one before."""
+    connection.execute(_SQL["fence_raise"])
+    return int(connection.execute(_SQL["fence"]).fetchone()[0])
 
 
 def release(

@@ -40,16 +40,16 @@ class Answers:
     foreign: list[int]
 
 
-def sort(settlements: Sequence[Settlement], fence: int) -> Answers:
+def sort(settlements: Sequence[Settlement], session: int) -> Answers:
     """Group the answers by claim. What another session received is foreign."""
     found: dict[Claim, _Range] = {}
     answers = Answers(settlements, [], [], [])
     for index, settlement in enumerate(settlements):
         delivery = settlement.delivery
         token = delivery.token
-        if delivery.fence != fence:
+        if not isinstance(token, Claim | Held) or token.session != session:
             answers.foreign.append(index)
-        elif token.__class__ is Claim:
+        elif isinstance(token, Claim):
             place = found.get(token)
             if place is None:
                 place = found[token] = _Range(token)
@@ -59,10 +59,8 @@ def sort(settlements: Sequence[Settlement], fence: int) -> Answers:
                 place.acks[settlement.outcome] += 1
             else:
                 place.others = True
-        elif isinstance(token, Held):
-            answers.held.append((index, token))
         else:
-            answers.foreign.append(index)
+            answers.held.append((index, token))
     answers.ranges = list(found.values())
     return answers
 

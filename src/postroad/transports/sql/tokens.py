@@ -25,12 +25,18 @@ class Claim:
     first: int
     size: int
 
+    @property
+    def session(self) -> int:
+        """The session that it was handed to; see `Numbers`."""
+        return self.id >> 32
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
     """One message handed out from the retries."""
 
     number: int
+    session: int = 0
 
 
 class Past(NamedTuple):
@@ -52,6 +58,7 @@ class Chunk:
     partition: int
     priority: int
     rows: Sequence[Row]
+    fence: int | None = None
     past: Past = FRESH
     attempts: int = 0
     failures: bytes | None = None

@@ -193,7 +193,7 @@ class SqliteTransport:
         await self._log.promoted()
         origins = self._log.origins
         chunks = await self._log.scan(lambda c: browse.chunks(c, origins, topic, start, limit))
-        return deliveries(chunks, origins.by_id, None, None, None, in_order=False)
+        return deliveries(chunks, origins.by_id, None, None, in_order=False)
 
     async def seek(self, topic: str, group: str, to: Start) -> None:
         """See `Source.seek`. A position is exact in its partition; elsewhere it stands for the

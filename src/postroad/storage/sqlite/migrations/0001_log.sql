@@ -115,8 +115,12 @@ CREATE TABLE postroad_owners (
     partition INTEGER NOT NULL,
     session_id INTEGER NOT NULL,
     revoked_us INTEGER,
+    fence INTEGER NOT NULL,
     PRIMARY KEY (group_id, partition)
 ) WITHOUT ROWID;
+-- The last fence that was given out: each owner of a partition gets a higher one than all before.
+CREATE TABLE postroad_fence (value INTEGER NOT NULL);
+INSERT INTO postroad_fence VALUES (0);
 -- A handed-out range. session_id NULL: given back or orphaned, first in line to go out again.
 -- `starts` counts crashes while it was out and begun, `alone` those of them in which it was one
 -- message that had been suspected before, and so the only one in flight.
