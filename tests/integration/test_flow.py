@@ -137,7 +137,7 @@ async def test_a_message_that_alone_breaks_its_downstream_dies(url: str) -> None
         await road.publish_many(jobs, map(Job, range(10)))
         await until(lambda: len(done) == 9)
         async with asyncio.timeout(10):
-            while not await road.dead_letters.list():
+            while not await road.dead_letters.list():  # noqa: ASYNC110 - the handler makes one
                 await asyncio.sleep(0.01)
 
 
@@ -165,8 +165,7 @@ async def test_overload_is_shed_and_counted(url: str, shed: Shed, kept: range) -
         stop = asyncio.Event()
         running = asyncio.create_task(road.run(stop=stop))
         async with asyncio.timeout(20):
-            while (await road.lag())[0].messages:
-                await asyncio.sleep(0.02)
+            await road.settled()
         stop.set()
         await running
         (entry,) = (await road.audit()).entries

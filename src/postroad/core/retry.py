@@ -52,7 +52,7 @@ class Retry:
             raise DeclarationError(f"Retry(hold={self.hold}): at least 1 is needed")
         if self.first > self.longest:
             raise DeclarationError(
-                f"Retry: first ({self.first}) is longer than longest ({self.longest}); raise longest"
+                f"Retry: first ({self.first}) is above longest ({self.longest}); raise longest"
             )
         if self.first < timedelta(0) or self.longest < timedelta(0):
             raise DeclarationError("Retry: first and longest cannot be negative")

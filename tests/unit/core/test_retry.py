@@ -23,9 +23,9 @@ def test_immediate_does_not_wait() -> None:
     assert Retry(backoff="immediate").delay(1, ERROR) == timedelta(0)
 
 
-def test_fixed_is_capped_too() -> None:
-    retry = Retry(backoff="fixed", first=60 * SECOND, longest=SECOND)
-    assert retry.delay(1, ERROR) == SECOND
+def test_a_first_wait_beyond_the_longest_is_refused() -> None:
+    with pytest.raises(DeclarationError, match="raise longest"):
+        Retry(backoff="fixed", first=60 * SECOND, longest=SECOND)
 
 
 @pytest.mark.parametrize(
