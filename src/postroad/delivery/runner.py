@@ -147,6 +147,8 @@ class Runner:
             prefix=self._prefix,
         )
         self._executor = self._make_executor(consumer)
+        if self._shedder is not None:
+            await self._shedder.look()
         settling = asyncio.create_task(self._settler.run())
         background = [
             asyncio.create_task(self._renew(consumer)),

@@ -28,8 +28,8 @@ class Shedder:
     async def run(self) -> None:
         """Keep an eye on the backlog until cancelled."""
         while True:
-            await self.look()
             await self._clock.sleep(_EVERY)
+            await self.look()
 
     async def look(self) -> None:
         """Measure the backlog once. A backlog that is unknown counts as no overload."""

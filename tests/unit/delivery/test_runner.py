@@ -401,7 +401,7 @@ async def test_a_partition_rests_while_its_key_holds_too_many(log: Log) -> None:
         assert log.paused == {("jobs", 0)}
         for n in range(6, 10):
             log.put(n)
-        log.put(60, partition=1)
+        log.put(60, partition=1, key="z")
         await bench.passes(30)
         assert log.paused == {("jobs", 0)}
         assert log.read[0] == 6
