@@ -104,7 +104,7 @@ def sqlite_runs(size: Size) -> list[Run]:
         Run(ALONE, road.publish_alone, {"figure": PUBLISH, "count": of(4_000)}),
         Run(HUNDRED, raw_sqlite.insert, {"figure": PUBLISH, "count": of(200_000), "size": 100}),
         Run(TASKS, road.publish_from_tasks, {"figure": PUBLISH, "count": of(100_000)}),
-        Run(MANY, road.publish_many, {"figure": PUBLISH, "count": of(150_000)}),
+        Run(MANY, road.publish_many, {"figure": PUBLISH, "count": of(200_000)}),
         Run(THOUSAND, raw_sqlite.insert, {"figure": PUBLISH, "count": of(200_000), "size": 1000}),
         Run(LEAN, raw_sqlite.lean_consumer, {"figure": CONSUME, "count": of(150_000)}),
         Run(ROAD, road.consume, {"figure": CONSUME, "count": of(120_000)}),
@@ -126,11 +126,11 @@ def sqlite_runs(size: Size) -> list[Run]:
 def dispatch_runs(size: Size) -> list[Run]:
     """Inside the process."""
     subjects = (
-        ("bare loop", dispatch.bare, 1_000_000),
-        (ROAD, dispatch.road, 300_000),
-        (BLINKER, dispatch.blinker, 200_000),
-        ("pyee AsyncIOEventEmitter", dispatch.pyee, 20_000),
-        ("asyncio.gather", dispatch.gathered, 20_000),
+        ("bare loop", dispatch.bare, 3_000_000),
+        (ROAD, dispatch.road, 1_000_000),
+        (BLINKER, dispatch.blinker, 600_000),
+        ("pyee AsyncIOEventEmitter", dispatch.pyee, 60_000),
+        ("asyncio.gather", dispatch.gathered, 60_000),
         ("bubus", dispatch.bubus, 300),
     )
     return [

@@ -8,6 +8,7 @@ import re
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
+    Awaitable,
     Callable,
     Iterable,
     Iterator,
@@ -44,7 +45,7 @@ from postroad.core.topic import NO_OPTIONS, Options, PublishOptions, Topic
 from postroad.core.transport import Audited, Cancels, Source, Transport
 from postroad.delivery.audit import Audit, audit
 from postroad.delivery.dead_letters import DeadLetterDesk
-from postroad.delivery.execution import Decode, describe, in_transaction
+from postroad.delivery.execution import Decode, describe, inside_transaction
 from postroad.delivery.handler import Handler, accepts, inspect_handler
 from postroad.delivery.observers import Observers
 from postroad.delivery.publisher import Publisher
@@ -444,7 +445,7 @@ class Postroad:
             PublishError: not accepted, or of unknown fate.
             NotSupportedError: inside a `tx`, where only `tx.publish` commits with the rest.
         """
-        if in_transaction.get():
+        if inside_transaction():
             raise _bare_publish()
         publisher = self._publisher
         if publisher is None or topic not in self._prepared:
@@ -459,7 +460,7 @@ class Postroad:
         else:
             message = topic.envelope(payload, self.clock.now_us(), self.name)
         if topic.publish == "fire-and-forget":
-            publisher.post(topic, message)
+            await publisher.post(topic, message)
             return _ACCEPTED
         return await publisher.publish(topic, message)
 
@@ -474,7 +475,7 @@ class Postroad:
                 what follows was not sent.
             NotSupportedError: inside a `tx`, as for `publish`.
         """
-        if in_transaction.get():
+        if inside_transaction():
             raise _bare_publish()
         publisher = await self._prepare_to_publish(topic)
         if self._observed:
@@ -546,9 +547,9 @@ class Postroad:
             raise ClosedError("the road is not open; use it inside `async with road:`")
         return self._publisher
 
-    async def _observe(self, topic: Topic[T], payload: T, options: Options) -> None:
+    def _observe(self, topic: Topic[T], payload: T, options: Options) -> Awaitable[None]:
         now_us = self.clock.now_us()
-        due = options.deliver_at_us(now_us)
+        due = None if options is NO_OPTIONS else options.deliver_at_us(now_us)
         if due is not None and due > now_us:
             raise NotSupportedError(
                 f"a delayed message on {topic.name!r}, which has observers: observers are called "
@@ -558,7 +559,7 @@ class Postroad:
         def make_message() -> Message:
             return topic.envelope_with(payload, options, now_us, self.name)
 
-        await self._observers.dispatch(topic.name, payload, make_message)
+        return self._observers.dispatch(topic.name, payload, make_message)
 
     def _is_needed(self, name: str) -> bool:
         """Whether anybody beside observers reads the topic; asked once for each."""

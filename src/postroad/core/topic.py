@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from operator import attrgetter, itemgetter
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 
@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _LONGEST_NAME = 200
+_LAST_US = to_us(datetime.max.replace(tzinfo=UTC))
+_TEXTS = ("key", "id", "subject", "correlation_id", "causation_id", "traceparent")
 DEFAULT_PARTITIONS = 16
 """For a keyed topic: enough for the workers of one machine, few enough to poll them all."""
 
@@ -84,6 +86,20 @@ class Options:
             raise DeclarationError("give delay or deliver_at, not both")
         if self.expires_in is not None and self.expires_at is not None:
             raise DeclarationError("give expires_in or expires_at, not both")
+
+    def check_texts(self) -> None:
+        """Refuse attributes that some road could not carry.
+
+        Raises:
+            EncodeError: one holds characters that cannot be encoded.
+        """
+        for name in _TEXTS:
+            text = getattr(self, name)
+            if text is not None:
+                checked_text(name, text)
+        for name, text in self.headers.items():
+            checked_text("header's name", name)
+            checked_text(f"header {name!r}", text)
 
     def deliver_at_us(self, now_us: int) -> int | None:
         """When it is due, in microseconds since the epoch; None is at once."""
@@ -215,6 +231,7 @@ class Topic(Generic[T]):
     def envelope_with(self, payload: T, options: Options, now_us: int, source: str) -> Message:
         """The message of a payload with options. Raises as `envelope` does."""
         plain = self.envelope(payload, now_us, source)
+        options.check_texts()
         return msgspec.structs.replace(
             plain,
             id=options.id or plain.id,
@@ -278,7 +295,7 @@ def _key_function(topic: Topic[Any]) -> Callable[[Any], str | None]:
             raise EncodeError(
                 f"no key of a payload on {topic.name!r}: {name} raised {type(error).__name__}"
             ) from None
-        return None if value is None else str(value)
+        return None if value is None else checked_text("key", str(value))
 
     return key_of
 
@@ -297,7 +314,21 @@ def _no_key(payload: object) -> None:
     return None
 
 
+def checked_text(name: str, text: str) -> str:
+    """The text, if every road can carry it.
+
+    Raises:
+        EncodeError: it holds half a surrogate pair, which no encoding has a form for.
+    """
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise EncodeError(f"the {name} holds characters that cannot be encoded") from None
+    return text
+
+
 def _instant_us(now_us: int, after: timedelta | None, at: datetime | None) -> int | None:
     if after is not None:
-        return now_us + duration_us(after)
+        return min(now_us + duration_us(after), _LAST_US)
     return None if at is None else to_us(at)

@@ -24,12 +24,37 @@ from postroad.core.topic import Outgoing, Topic
 from postroad.core.transport import SqlLog, Transaction
 from postroad.delivery.breaker import Circuit
 from postroad.delivery.handler import Handler
-from postroad.errors import HandlerTypeError, LeaseLostError, PayloadError, PayloadTooLargeError
+from postroad.errors import (
+    DecodeError,
+    HandlerTypeError,
+    LeaseLostError,
+    PayloadError,
+    PayloadTooLargeError,
+    StorageError,
+    TransportError,
+)
 
 Decode = Callable[[bytes], Any]
-in_transaction: contextvars.ContextVar[bool] = contextvars.ContextVar(
-    "postroad_in_transaction", default=False
+_LONGEST_DELAY = timedelta(days=365 * 100)
+_ROAD_PAUSE = timedelta(seconds=1)
+
+
+class Scope:
+    """The extent of one transactional call. Tasks that it started keep a copy of the context
+    variable, and may publish again once the call is over."""
+
+    over = False
+
+
+_scope: contextvars.ContextVar[Scope | None] = contextvars.ContextVar(
+    "postroad_in_transaction", default=None
 )
+
+
+def inside_transaction() -> bool:
+    """Whether a transactional handler is running in this context."""
+    scope = _scope.get()
+    return scope is not None and not scope.over
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -139,6 +164,14 @@ class Executor:
             except asyncio.CancelledError as error:
                 raise _interruption(error) from None
         except PartialFailure as error:
+            strange = error.failed.keys() - range(len(deliveries))
+            if strange:
+                # Which message it means is not known, so none of them may count as handled.
+                wrong = HandlerTypeError(
+                    f"PartialFailure names {sorted(strange)} of a batch of {len(deliveries)}; "
+                    "indices count from 0"
+                )
+                return [self.judge(delivery, wrong) for delivery in deliveries]
             return [
                 self.judge(delivery, error.failed[index])
                 if index in error.failed
@@ -179,7 +212,10 @@ class Executor:
         return Held(delivery, delay)
 
     def _pause(self, error: BaseException) -> timedelta | None:
-        """How long to keep a message whose failure is the downstream's and costs no attempt."""
+        """How long to keep a message whose failure is the road's or the downstream's, and so
+        costs no attempt."""
+        if isinstance(error, TransportError | StorageError) and error.transient:
+            return _ROAD_PAUSE
         if self._circuit is None:
             return None
         if self._circuit.concerns(error):
@@ -192,10 +228,10 @@ class Executor:
 
     def _delay(self, delivery: Delivery, error: BaseException) -> timedelta | None:
         failed = delivery.attempts + 1
-        if isinstance(error, Reject | PayloadError):
+        if isinstance(error, Reject | PayloadError | HandlerTypeError):
             return None
         if isinstance(error, Later):
-            return error.delay if failed < self._rules.retry.attempts else None
+            return min(error.delay, _LONGEST_DELAY) if failed < self._rules.retry.attempts else None
         return self._rules.retry.delay(failed, error)
 
     def _payload(self, delivery: Delivery) -> Any:
@@ -204,12 +240,15 @@ class Executor:
         decode = self._decoders.get(topic)
         if decode is None:
             decode = self._decoders[topic] = self._checked_decoder(topic)
-        return decode(data)
+        try:
+            return decode(data)
+        except PayloadError:
+            raise
+        except Exception as error:
+            raise DecodeError(f"the codec raised {type(error).__name__}") from error
 
     def _checked_decoder(self, topic: str) -> Decode:
-        if not self._handler.wants_payload:
-            return _nothing
-        decode = self._decode_for(topic)
+        decode = self._decode_for(topic) if self._handler.wants_payload else _nothing
         limit = self._rules.max_payload(topic)
         if limit is None:
             return decode
@@ -226,11 +265,13 @@ class Executor:
     ) -> Verdict:
         try:
             async with sql_log.transaction(delivery, self._rules.source) as tx:
-                token = in_transaction.set(True)
+                scope = Scope()
+                token = _scope.set(scope)
                 try:
                     results = await self._call(payload, delivery, tx)
                 finally:
-                    in_transaction.reset(token)
+                    scope.over = True
+                    _scope.reset(token)
                 for topic, message in results:
                     await tx.publish(topic, message)
         except LeaseLostError:
@@ -342,17 +383,25 @@ def describe(error: BaseException, now_us: int) -> Failure:
         return Failure(reason=error.reason, detail=str(error), at_us=now_us)
     if isinstance(error, Reject | Later):
         reason = "rejected" if isinstance(error, Reject) else "later"
-        return Failure(reason=reason, detail=error.reason, at_us=now_us)
+        return Failure(reason=reason, detail=_text(lambda: str(error.reason)), at_us=now_us)
     if isinstance(error, HandlerTimeout):
         return Failure(reason="timeout", detail=str(error), at_us=now_us)
     kind = type(error)
     return Failure(
         reason="exception",
-        detail=(str(error).splitlines() or [""])[0][:500],
+        detail=_text(lambda: (str(error).splitlines() or [""])[0][:500]),
         exception=f"{kind.__module__}.{kind.__qualname__}",
-        traceback="".join(traceback.format_exception(error))[-8000:],
+        traceback=_text(lambda: "".join(traceback.format_exception(error))[-8000:]),
         at_us=now_us,
     )
+
+
+def _text(make: Callable[[], str]) -> str:
+    """Text that any road can keep, of an exception that may not even have any."""
+    try:
+        return make().encode("utf-8", "replace").decode()
+    except Exception as error:  # noqa: BLE001 - its __str__ is the user's
+        return f"(its text cannot be had: {type(error).__name__})"
 
 
 def _nothing(data: bytes) -> None:

@@ -99,7 +99,7 @@ class Observers:
         message: Message | None = None
         for call, kind in observers:
             try:
-                if kind == _PLAIN:
+                if not kind:  # _PLAIN
                     result = call(payload)
                 else:
                     target = call() if kind & _WEAK else call
@@ -111,8 +111,10 @@ class Observers:
                         result = target(message)
                     else:
                         result = target(payload)
-                if result is not None:
-                    await _awaited(result) if type(result) is not CoroutineType else await result
+                if type(result) is CoroutineType:
+                    await result
+                elif result is not None:
+                    await _awaited(result)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is the observer's
                 self._failed(name, call, error)
 

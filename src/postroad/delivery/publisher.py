@@ -18,6 +18,8 @@ from postroad.errors import ClosedError, PostroadError, PublishError
 CHUNK = 1000
 """Messages in one batch at the most: a commit's cost is spread thin by then, and one caller's
 flood does not hold up the others for long."""
+BACKLOG = 10 * CHUNK
+"""Fire-and-forget messages on their way before a publisher has to wait."""
 
 _Entry = tuple[Topic[Any], Message]
 
@@ -35,6 +37,7 @@ class Publisher:
         self._entries: list[_Entry] = []
         self._waiters: list[asyncio.Future[Receipt] | None] = []
         self._sending: asyncio.Task[None] | None = None
+        self._sent = asyncio.Event()
         self._closed = False
 
     async def publish(self, topic: Topic[Any], message: Message) -> Receipt:
@@ -48,9 +51,15 @@ class Publisher:
         receipt: Receipt = await waiter
         return receipt
 
-    def post(self, topic: Topic[Any], message: Message) -> None:
-        """Fire and forget: a failure is counted by the hooks and told to nobody else."""
+    async def post(self, topic: Topic[Any], message: Message) -> None:
+        """Fire and forget: a failure is counted by the hooks and told to nobody else. Waits only
+        while as many as `BACKLOG` are on their way, so that a flood meets its road's pace."""
         self._add((topic, message), None)
+        if len(self._entries) % CHUNK == 0:
+            await asyncio.sleep(0)
+        while len(self._entries) >= BACKLOG:
+            self._sent.clear()
+            await self._sent.wait()
 
     async def publish_many(self, entries: Iterator[_Entry]) -> list[Receipt]:
         """Publish in chunks, in order; the next one is made while the last one commits.
@@ -113,8 +122,10 @@ class Publisher:
                 entries, waiters = self._entries[:CHUNK], self._waiters[:CHUNK]
                 del self._entries[:CHUNK], self._waiters[:CHUNK]
                 await self._send(entries, waiters)
+                self._sent.set()
         finally:
             self._sending = None
+            self._sent.set()
 
     async def _send(
         self, entries: list[_Entry], waiters: list[asyncio.Future[Receipt] | None]

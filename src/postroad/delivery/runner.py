@@ -251,8 +251,9 @@ class Runner:
             aside = self._holding.behind() + (len(self._prefix) if self._prefix else 0)
             most = min(self._window.size(), self._sub.prefetch - aside)
             room = most - (len(self._in_hand) - aside)
-            # Ask for half a window at least, so that batches stay batches.
-            enough = room * 2 >= most or self._filling
+            # Ask for half a window at least, so that batches stay batches; but no worker idles.
+            starving = self._idle_workers and not len(self._lanes)
+            enough = room * 2 >= most or self._filling or starving
             if room > 0 and enough and self._bytes < self._sub.prefetch_bytes:
                 return room
             self._room.clear()
@@ -400,6 +401,7 @@ class Runner:
     async def _wait_for_work(self) -> None:
         waiter = asyncio.get_running_loop().create_future()
         self._idle_workers.append(waiter)
+        self._room.set()
         await waiter
 
     def _wake_workers(self) -> None:

@@ -18,6 +18,8 @@ from postroad.delivery.patience import patiently
 from postroad.errors import DeclarationError, HandlerTypeError, MissingExtraError
 
 Entries = list[tuple[Topic[Any], Message]]
+_LOOK_AGAIN = 1.0
+"""Seconds to sleep at most before looking at the clock again, which may have been set."""
 
 
 @dataclass(frozen=True)
@@ -108,29 +110,38 @@ class Ticker:
         self._prepare = prepare
 
     async def run(self) -> None:
-        """Tick until cancelled.
+        """Tick until cancelled. A tick that is over before the last one was done is missed, and
+        so is what lies between when the clock jumps."""
+        while True:
+            tick = next(self._every.ticks(self._clock.now_us()), None)
+            if tick is None:
+                await asyncio.Event().wait()  # a cron line without another day
+            elif await self._is_due(tick):
+                await self._tick(tick)
 
-        Raises:
-            HandlerTypeError: the function returned something else than messages.
-        """
-        for tick in self._every.ticks(self._clock.now_us()):
-            while (rest := tick - self._clock.now_us()) > 0:
-                await self._clock.sleep(rest / 1e6)
-            await self._tick(tick)
-        await asyncio.Event().wait()
+    async def _is_due(self, tick: int) -> bool:
+        """Sleep until the tick; False if the clock went back meanwhile, so that others come
+        before it."""
+        before = self._clock.now_us()
+        while (rest := tick - self._clock.now_us()) > 0:
+            if self._clock.now_us() < before:
+                return False
+            before = self._clock.now_us()
+            await self._clock.sleep(min(rest / 1e6, _LOOK_AGAIN))
+        return True
 
     async def _tick(self, tick: int) -> None:
         try:
-            result = await self._call(from_us(tick))
+            outgoing = self._outgoing(await self._call(from_us(tick)))
+            entries = self._entries(outgoing)
         except Exception as error:  # noqa: BLE001 - the function's trouble is not the road's
             asyncio.get_running_loop().call_exception_handler(
                 {"message": f"every {self._every.name!r} raised", "exception": error}
             )
             return
-        if outgoing := self._outgoing(result):
+        if entries:
             for topic in {item.topic for item in outgoing}:
                 await patiently(self._clock, lambda: self._prepare(topic))  # noqa: B023
-            entries = self._entries(outgoing)
             await patiently(self._clock, lambda: self._publish(tick, entries))
 
     async def _publish(self, tick: int, entries: Entries) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +21,7 @@ from postroad.core.retry import Retry
 from postroad.core.subscription import Batch, Subscription
 from postroad.core.topic import Topic
 from postroad.core.transport import Transaction
-from postroad.delivery.execution import Answer, Executor, Held, Rules, Verdict, in_transaction
+from postroad.delivery.execution import Answer, Executor, Held, Rules, Verdict, inside_transaction
 from postroad.delivery.handler import inspect_handler
 from postroad.errors import LeaseLostError
 from postroad.testing.clock import VirtualClock
@@ -31,6 +33,7 @@ class Job(Struct):
 
 TOPIC: Topic[Job] = Topic("jobs", Job)
 OUT: Topic[int] = Topic("out", int)
+_NOTE = contextvars.ContextVar("note", default="")
 NOW = timedelta(0)
 THREE = Retry(attempts=3, backoff="fixed", first=timedelta(seconds=5))
 
@@ -215,16 +218,19 @@ async def test_only_the_cancellation_of_the_worker_passes() -> None:
     assert "cancelled" in verdict.failure.detail
 
 
+marker: ContextVar[bool] = ContextVar("marker", default=False)
+
+
 async def test_a_plain_function_runs_in_a_thread_with_the_context() -> None:
     def handler(job: Job) -> Any:
         assert threading.current_thread() is not threading.main_thread()
-        return OUT.message(job.n) if in_transaction.get() else None
+        return OUT.message(job.n) if _NOTE.get() else None
 
-    token = in_transaction.set(True)
+    token = _NOTE.set("kept")
     try:
         assert isinstance(await Bench(handler).run(), Answer)
     finally:
-        in_transaction.reset(token)
+        _NOTE.reset(token)
 
 
 async def test_a_stop_iteration_in_a_thread_hangs_nobody() -> None:
@@ -288,7 +294,7 @@ async def test_a_transaction_settles_itself_with_its_results() -> None:
 
     async def handler(job: Job, tx: Transaction) -> Any:
         assert tx is log  # type: ignore[comparison-overlap]
-        assert in_transaction.get()
+        assert inside_transaction()
         return OUT.message(1)
 
     verdict = await Bench(handler, sql_log=log).run()
@@ -296,7 +302,7 @@ async def test_a_transaction_settles_itself_with_its_results() -> None:
     assert verdict.settled
     assert verdict.results == []
     assert log.log == ["out", "commit"]
-    assert not in_transaction.get()
+    assert not inside_transaction()
 
 
 async def test_a_failure_rolls_back_and_is_judged() -> None:
@@ -307,7 +313,7 @@ async def test_a_failure_rolls_back_and_is_judged() -> None:
 
     verdict = await Bench(handler, sql_log=log).run()
     assert (verdict.action, log.log) == ("nack", ["rollback"])
-    assert not in_transaction.get()
+    assert not inside_transaction()
 
 
 async def test_a_lost_lease_costs_no_attempt() -> None:

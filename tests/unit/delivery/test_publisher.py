@@ -156,14 +156,14 @@ async def test_closing_sends_what_was_given_and_refuses_more(
 ) -> None:
     road.gate.clear()
     for n in range(CHUNK + 1):
-        publisher.post(TOPIC, message(n))
+        await publisher.post(TOPIC, message(n))
     closing = [asyncio.create_task(publisher.close()) for _ in range(3)]
     await asyncio.sleep(0.01)
     assert not any(task.done() for task in closing)
     with pytest.raises(ClosedError):
         await publisher.publish(TOPIC, message(0))
     with pytest.raises(ClosedError):
-        publisher.post(TOPIC, message(0))
+        await publisher.post(TOPIC, message(0))
     with pytest.raises(ClosedError):
         await publisher.publish_many(entries(1))
     road.gate.set()
@@ -175,8 +175,8 @@ async def test_fire_and_forget_failures_are_counted(
     publisher: Publisher, road: Road, counts: Counts
 ) -> None:
     road.errors = [PublishError({0: BacklogFullError("full")})]
-    publisher.post(TOPIC, message(0))
-    publisher.post(TOPIC, message(1))
+    await publisher.post(TOPIC, message(0))
+    await publisher.post(TOPIC, message(1))
     await publisher.close()
     assert (counts.sent, counts.unsent) == ({"numbers": 1}, {"numbers": 1})
 

@@ -19,7 +19,7 @@ from postroad.core.hooks import Hooks
 from postroad.core.message import Message, new_id
 from postroad.core.notices import Lost, Notice, NoticeQueue, Revoking
 from postroad.core.retry import Retry
-from postroad.core.subscription import Subscription
+from postroad.core.subscription import Batch, Subscription
 from postroad.core.topic import Topic
 from postroad.core.transport import Plan
 from postroad.delivery.handler import inspect_handler
@@ -374,7 +374,7 @@ async def test_many_blocked_keys_leave_room_for_the_others(log: Log) -> None:
         log.put(n, key=f"bad{n % 70}")
     for n in range(700, 900):
         log.put(n, key=f"good{n}")
-    policy = Retry(attempts=5, backoff="fixed", first=timedelta(hours=1))
+    policy = Retry(attempts=5, backoff="fixed", first=timedelta(minutes=9))
     bench = Bench(handler, log, order="key", concurrency=4, retry=policy)
     async with running(bench):
         await bench.passes(1)
@@ -608,6 +608,51 @@ async def test_at_most_once_losses_at_the_end_are_counted(log: Log) -> None:
         (3, "exception"),
     ]
     assert log.answers() == [0, 1, 2, 3]
+
+
+async def test_a_batch_that_is_being_settled_ahead_still_comes_in(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, settle, slowly = Gate(), log.settle, asyncio.Event()
+
+    async def slow(settlements: Sequence[Settlement]) -> Sequence[Settled]:
+        answers = await settle(settlements)
+        await slowly.wait()
+        return answers
+
+    monkeypatch.setattr(log, "settle", slow)
+    log.put(1)
+    bench = Bench(gate, log, delivery="at-most-once")
+    async with running(bench):
+        bench.stop.set()
+        await bench.passes(5)
+        slowly.set()
+        await bench.passes()
+        await bench.stops()
+    assert gate.finished == [1]
+    assert bench.counts.losses == []
+
+
+async def test_a_batch_that_fills_asks_for_what_it_lacks(log: Log) -> None:
+    sizes: list[int] = []
+
+    async def handler(jobs: list[Job]) -> None:
+        sizes.append(len(jobs))
+
+    bench = Bench(handler, log, batch=Batch(10, 5 * SECOND), concurrency=1)
+    async with running(bench):
+        for n in range(8):
+            log.put(n, key=str(n))
+        await bench.passes(1)
+        for n in range(8, 10):
+            log.put(n, key=str(n))
+        await bench.passes(1)
+        assert sizes == [10]
+        log.put(10)
+        await bench.passes(4.9)
+        assert sizes == [10]
+        await bench.passes(0.2)
+        assert sizes == [10, 1]
 
 
 async def test_a_handler_that_swallows_its_cancellation_does_not_stop_the_end(log: Log) -> None:
