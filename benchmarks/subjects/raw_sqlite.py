@@ -23,6 +23,10 @@ from postroad.transports.sql.topics import ensure_topic
 
 _INSERT = load("sqlite", "log")["append"]
 _CLAIM = 100
+_READ = (
+    "SELECT position, id, origin, key, time_us, appended_us, expires_at_us, data, envelope "
+    "FROM postroad_messages WHERE position >= ? ORDER BY position LIMIT ?"
+)
 _Row = tuple[Any, ...]
 
 
@@ -96,8 +100,8 @@ async def _consume(path: Path, count: int) -> float:
 
 
 class _Claims:
-    """Claims in the tables of the road, by hand: one transaction acks the last one and takes the
-    next. There is one consumer and no failure, which is what makes it lean."""
+    """Claims by hand, in two small tables of its own: one transaction acks the last range and
+    takes the next. There is one consumer and no failure, which is what makes it lean."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -108,30 +112,27 @@ class _Claims:
     def next(self) -> list[_Row]:
         """The next hundred; on a thread."""
         if self._connection is None:
-            self._connection = sqlite3.connect(
-                self._path, isolation_level=None, check_same_thread=False
-            )
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.execute("PRAGMA wal_autocheckpoint = 4000")
-            self._connection.execute("PRAGMA cache_size = -32768")
+            self._connection = self._open()
         run = self._connection.execute
         run("BEGIN IMMEDIATE")
-        run("DELETE FROM postroad_claims WHERE id = ?", (self._number,))
+        run("DELETE FROM lean_claims WHERE id = ?", (self._number,))
         first = (1 << OFFSET_BITS) + self._next
-        found = run(
-            "SELECT position, id, origin, key, time_us, appended_us, expires_at_us, data, envelope "
-            "FROM postroad_messages WHERE position >= ? ORDER BY position LIMIT ?",
-            (first, _CLAIM),
-        ).fetchall()
+        found = run(_READ, (first, _CLAIM)).fetchall()
         if found:
             self._number += 1
-            values = (self._number, 1, 1, self._next, len(found), 1, 0, 0, None)
-            run("INSERT INTO postroad_claims VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+            run("INSERT INTO lean_claims VALUES (?, ?, ?)", (self._number, first, len(found)))
             self._next += len(found)
-            run(
-                "INSERT INTO postroad_cursors VALUES (1, 1, ?, 0) ON CONFLICT (group_id, stream_id)"
-                " DO UPDATE SET next_offset = excluded.next_offset",
-                (self._next,),
-            )
+            run("UPDATE lean_cursor SET next = ?", (self._next,))
         run("COMMIT")
         return found
+
+    def _open(self) -> sqlite3.Connection:
+        # Used by one thread at a time, which need not be the same one.
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")
+        connection.execute("PRAGMA cache_size = -32768")
+        connection.execute("CREATE TABLE lean_claims (id INTEGER PRIMARY KEY, first, size)")
+        connection.execute("CREATE TABLE lean_cursor (next)")
+        connection.execute("INSERT INTO lean_cursor VALUES (0)")
+        return connection
