@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from postroad import Batch, Hooks, Later, PartialFailure, Postroad, Retry, Topic, Transaction
+from postroad.core.partitioner import partition_of
 from postroad.delivery.audit import Entry
 
 
@@ -274,3 +275,46 @@ async def test_a_tick_that_cannot_be_published_harms_nobody(url: str) -> None:
             await asyncio.sleep(0.01)
         await road.publish(jobs, Job(1))
         await handled.wait()
+
+
+@pytest.mark.parametrize(("blocked", "size"), [(1, 1000), (12, 0)])
+async def test_blocked_keys_leave_room_for_the_others(url: str, blocked: int, size: int) -> None:
+    topic = Topic("parcels.sent", Parcel, key="key")
+    road, healthy, down = Postroad(url), set[str](), True
+
+    @road.subscribe(
+        topic,
+        group="g",
+        order="key",
+        retry=Retry(attempts=1000, backoff="fixed", first=timedelta(milliseconds=50)),
+        prefetch_bytes=64_000,
+        prefetch=200,
+    )
+    async def work(parcel: Parcel) -> None:
+        if parcel.key.startswith("ok"):
+            healthy.add(parcel.key)
+        elif down:
+            raise ConnectionError
+
+    pad = "x" * size
+    async with asyncio.timeout(30), road.consuming():
+        for key in range(blocked):
+            await road.publish_many(topic, [Parcel(f"bad-{key}", pad) for _ in range(90)])
+        await road.publish_many(topic, [Parcel(f"ok-{n}", pad) for n in range(50)])
+        # Keys that share a partition with a blocked one wait once that is full: by design.
+        reachable = {f"ok-{n}" for n in range(50)} - shadowed(topic.partition_count, blocked)
+        while not reachable <= healthy:
+            await asyncio.sleep(0.01)
+        down = False
+        await road.settled()
+    assert len(healthy) == 50
+
+
+class Parcel(msgspec.Struct):
+    key: str
+    pad: str
+
+
+def shadowed(partitions: int, blocked: int) -> set[str]:
+    bad = {partition_of(f"bad-{key}", partitions) for key in range(blocked)}
+    return {f"ok-{n}" for n in range(50) if partition_of(f"ok-{n}", partitions) in bad}

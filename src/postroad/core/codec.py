@@ -74,10 +74,10 @@ class JsonCodec(Generic[T]):
         else:
             self._decode = _decoder(payload_type)
             self._encode = msgspec.json.Encoder().encode
-        self._plain = isinstance(payload_type, type) and payload_type is not Any
+        self._accepted = _accepted(payload_type)
 
     def encode(self, payload: T) -> bytes:
-        if self._plain and not self._fits(payload):
+        if not isinstance(payload, self._accepted):
             raise EncodeError(
                 f"the topic carries {self._type.__name__}, not {type(payload).__name__}"
             )
@@ -103,12 +103,6 @@ class JsonCodec(Generic[T]):
             self._check_unknown(data)
         return payload
 
-    def _fits(self, payload: T) -> bool:
-        expected = self._type
-        if isinstance(payload, expected if not _is_typed_dict(expected) else dict):
-            return True
-        return expected is float and isinstance(payload, int)
-
     def _check_unknown(self, data: bytes) -> None:
         try:
             value = msgspec.json.decode(data)
@@ -129,6 +123,15 @@ def _decoder(payload_type: Any) -> Callable[[bytes], Any]:
         raise DeclarationError(
             f"no JSON codec for payload type {payload_type!r}: {error}"
         ) from None
+
+
+def _accepted(payload_type: Any) -> type | tuple[type, ...]:
+    """What `isinstance` takes for a payload of this type."""
+    if not isinstance(payload_type, type) or payload_type is Any:
+        return object
+    if _is_typed_dict(payload_type):
+        return dict
+    return (float, int) if payload_type is float else payload_type
 
 
 def _is_typed_dict(payload_type: Any) -> bool:

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from struct import Struct
 from types import MappingProxyType
 
 import msgspec
@@ -92,6 +93,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 _getrandbits = random.getrandbits
 _time_ns = time.time_ns
+_pack = Struct(">QQ").pack
 
 
 def new_id() -> str:
@@ -103,5 +105,5 @@ def new_id() -> str:
     """
     milliseconds, rest = divmod(_time_ns(), 1_000_000)
     high = milliseconds << 16 | 0x7000 | rest * 4096 // 1_000_000
-    text = f"{high << 64 | 0x8000000000000000 | _getrandbits(62):032x}"
+    text = _pack(high, 0x8000000000000000 | _getrandbits(62)).hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -7,10 +7,16 @@ from collections.abc import Callable, Collection
 
 from postroad.core.clock import Clock
 from postroad.core.delivery import Delivery, Partition
+from postroad.core.subscription import Subscription
 from postroad.core.transport import Consumer
 from postroad.delivery.execution import Held
 from postroad.delivery.lanes import Lanes
 from postroad.delivery.patience import patiently
+
+
+def blocked_share(most: int) -> int:
+    """How much of what may be held at all may be blocked; the rest is for the other keys."""
+    return most * 3 // 4
 
 
 class Holding:
@@ -19,14 +25,17 @@ class Holding:
 
     Args:
         lanes: where a message goes when its wait is over.
-        limit: how many may wait behind one before its partition is not read any more.
+        subscription: says how many may wait behind one before its partition is not read any more
+            (`Retry.hold`); all blocked keys together get a share of what may be held at all.
         ready: called when a message was put back into the lanes.
     """
 
-    def __init__(self, lanes: Lanes, limit: int, clock: Clock, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, lanes: Lanes, subscription: Subscription, clock: Clock, ready: Callable[[], None]
+    ) -> None:
         self.blocked: dict[int, Delivery] = {}
         self._lanes = lanes
-        self._limit = limit
+        self._sub = subscription
         self._clock = clock
         self._ready = ready
         self._waits: dict[int, asyncio.Task[None]] = {}
@@ -36,6 +45,13 @@ class Holding:
         """How many messages are blocked: those that failed, and those in line behind them."""
         lanes = self._lanes
         return sum(1 + lanes.waiting_behind(delivery) for delivery in self.blocked.values())
+
+    def bytes_behind(self) -> int:
+        """How many payload bytes are blocked."""
+        return sum(
+            len(delivery.message.data) + self._lanes.bytes_behind(delivery)
+            for delivery in self.blocked.values()
+        )
 
     def hold(self, held: Held) -> None:
         """Let a failed message wait, then run again."""
@@ -73,11 +89,7 @@ class Holding:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            full = {
-                (delivery.topic, delivery.partition)
-                for delivery in self.blocked.values()
-                if self._lanes.waiting_behind(delivery) >= self._limit
-            }
+            full = self._full()
             for change, places in (
                 (consumer.pause, sorted(full - paused)),
                 (consumer.resume, sorted(paused - full)),
@@ -85,6 +97,17 @@ class Holding:
                 if places:
                     await patiently(self._clock, lambda: change(places))  # noqa: B023
             paused = full
+
+    def _full(self) -> set[Partition]:
+        sub, lanes = self._sub, self._lanes
+        count = max(1, len(self.blocked))
+        limit = min(sub.retry.hold, max(1, blocked_share(sub.prefetch) // count))
+        most_bytes = blocked_share(sub.prefetch_bytes) // count
+        return {
+            (delivery.topic, delivery.partition)
+            for delivery in self.blocked.values()
+            if lanes.waiting_behind(delivery) >= limit or lanes.bytes_behind(delivery) >= most_bytes
+        }
 
     async def _again_after(self, held: Held) -> None:
         await self._clock.sleep(held.delay.total_seconds())

@@ -75,6 +75,11 @@ class Lanes:
         """How many wait in the lane of a message that is busy or held."""
         return len(self._waiting.get(self._lane_of(delivery), ())) if self._ordered else 0
 
+    def bytes_behind(self, delivery: Delivery) -> int:
+        """How many payload bytes wait in the lane of a message that is busy or held."""
+        line = self._waiting.get(self._lane_of(delivery), ()) if self._ordered else ()
+        return sum(len(waiting.message.data) for waiting in line)
+
     def take_back(self, partitions: Iterable[Partition] | None = None) -> list[Delivery]:
         """Remove and return all that have not started: of these partitions, or all.
 

@@ -33,7 +33,7 @@ from postroad.delivery.execution import (
     describe,
 )
 from postroad.delivery.handler import Handler
-from postroad.delivery.holding import Holding
+from postroad.delivery.holding import Holding, blocked_share
 from postroad.delivery.lanes import Lanes
 from postroad.delivery.patience import patiently
 from postroad.delivery.prefix import Prefix
@@ -86,7 +86,7 @@ class Runner:
         # Settled before the handler: at most once, and whatever nobody could redeliver.
         self._settle_first = sub.delivery == "at-most-once" or sub.group is None
         self._lanes = Lanes(sub.order)
-        self._holding = Holding(self._lanes, sub.retry.hold, clock, self._wake_workers)
+        self._holding = Holding(self._lanes, sub, clock, self._wake_workers)
         self._in_hand: dict[int, Delivery] = {}
         self._apart: Sequence[Delivery] = ()
         self._circuit = None if sub.breaker is None else Circuit(sub.breaker, clock)
@@ -213,7 +213,7 @@ class Runner:
             room = await self._wait_for_room()
             if self._limiter is not None:
                 room = await self._limiter.take(room)
-            spare = max(1, self._sub.prefetch_bytes - self._bytes)
+            spare = max(1, self._spare_bytes())
             batch = await patiently(
                 self._clock,
                 lambda: consumer.receive(room, spare, _POLL),  # noqa: B023
@@ -245,16 +245,25 @@ class Runner:
             self._quiet.clear()
             await self._quiet.wait()
 
+    def _spare_bytes(self) -> int:
+        """What may be received, in bytes. What is blocked takes its share of the room at the
+        most, so that the other keys always go on."""
+        blocked = self._holding.bytes_behind()
+        most = self._sub.prefetch_bytes
+        return most - min(blocked, blocked_share(most)) - (self._bytes - blocked)
+
     async def _wait_for_room(self) -> int:
         while True:
             # Neither what is blocked nor what waits for the prefix keeps a worker busy.
-            aside = self._holding.behind() + (len(self._prefix) if self._prefix else 0)
-            most = min(self._window.size(), self._sub.prefetch - aside)
+            prefix = len(self._prefix) if self._prefix else 0
+            aside = self._holding.behind() + prefix
+            taken = min(aside, max(prefix, blocked_share(self._sub.prefetch)))
+            most = min(self._window.size(), self._sub.prefetch - taken)
             room = most - (len(self._in_hand) - aside)
             # Ask for half a window at least, so that batches stay batches; but no worker idles.
             starving = self._idle_workers and not len(self._lanes)
             enough = room * 2 >= most or self._filling or starving
-            if room > 0 and enough and self._bytes < self._sub.prefetch_bytes:
+            if room > 0 and enough and self._spare_bytes() > 0:
                 return room
             self._room.clear()
             await self._room.wait()

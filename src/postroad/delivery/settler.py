@@ -22,8 +22,8 @@ from postroad.errors import PublishError
 Results = list[tuple[Topic[Any], Message]]
 Publish = Callable[[Results], Awaitable[object]]
 
-_TRIES = 3
 _UNKNOWN_WAIT = 0.2
+_LONGEST_WAIT = 2.0
 
 
 class Settler:
@@ -177,14 +177,14 @@ class Settler:
         return await self._known(lambda: atomic.settle_and_publish(settlements, results))
 
     async def _known(self, call: Callable[[], Awaitable[Sequence[Settled]]]) -> Sequence[Settled]:
-        """Answer again while the fate of an answer is unknown, a few times: it is idempotent."""
+        """Answer again while the fate of an answer is unknown: it is idempotent, and whatever is
+        not answered stays leased to us and holds up its key."""
         answers = await patiently(self._clock, call)
-        for again in range(1, _TRIES):
-            if "unknown" not in answers:
-                break
-            await self._clock.sleep(_UNKNOWN_WAIT * again)
+        wait = _UNKNOWN_WAIT
+        while "unknown" in answers:
+            await self._clock.sleep(wait)
+            wait = min(wait * 2, _LONGEST_WAIT)
             known = await patiently(self._clock, call)
-            # What was done at first and is stale now was done.
             answers = [
                 after if before == "unknown" else before
                 for before, after in zip(answers, known, strict=True)

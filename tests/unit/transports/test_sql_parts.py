@@ -13,7 +13,7 @@ from postroad.core.delivery import Delivery, Failure, Position, Settlement
 from postroad.core.message import Message
 from postroad.storage.connection import Connection
 from postroad.storage.migrations import migrations, split
-from postroad.transports.sql.append import partition_of
+from postroad.transports.sql.append import partition_for
 from postroad.transports.sql.places import first_since
 from postroad.transports.sql.rows import (
     OFFSET_BITS,
@@ -130,18 +130,18 @@ def test_runs_are_contiguous_and_complete(offsets: set[int]) -> None:
 
 @given(st.text(st.characters(codec="utf-8")), st.integers(1, 64))
 def test_a_key_has_one_partition(key: str, partitions: int) -> None:
-    found = partition_of(key, partitions)
+    found = partition_for(key, partitions)
     assert 0 <= found < partitions
-    assert found == partition_of(key, partitions)
+    assert found == partition_for(key, partitions)
 
 
 def test_keys_are_partitioned_as_ever() -> None:
     """A change here would move every key of every database."""
-    assert [partition_of(key, 16) for key in ("ada", "grace", "N14228", "")] == [8, 3, 14, 0]
+    assert [partition_for(key, 16) for key in ("ada", "grace", "N14228", "")] == [8, 3, 14, 0]
 
 
 def test_messages_without_key_take_turns() -> None:
-    assert {partition_of(None, 4) for _ in range(4)} == {0, 1, 2, 3}
+    assert {partition_for(None, 4) for _ in range(4)} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("first", [0, 3])

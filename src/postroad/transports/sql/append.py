@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any, TypeAlias
-from zlib import crc32
 
 from postroad.core.delivery import Position, Receipt
 from postroad.core.message import Message
+from postroad.core.partitioner import partition_of
 from postroad.core.topic import Topic
 from postroad.storage.connection import Connection
 from postroad.storage.statements import load
@@ -25,13 +25,9 @@ Batch: TypeAlias = Iterable[tuple[Topic[Any], Message]]
 _turn = count().__next__
 
 
-def partition_of(key: str | None, partitions: int) -> int:
-    """The partition of a key, the same in every process; messages without one take turns."""
-    if partitions == 1:
-        return 0
-    if key is None:
-        return _turn() % partitions
-    return crc32(key.encode("utf-8", "surrogatepass")) % partitions
+def partition_for(key: str | None, partitions: int) -> int:
+    """The partition of a message: its key's; messages without one take turns."""
+    return _turn() % partitions if key is None else partition_of(key, partitions)
 
 
 class Appender:
@@ -54,7 +50,7 @@ class Appender:
                 log = topic_log(connection, name) or ensure_topic(connection, topic, now_us)
                 logs[name] = log
                 log.last_us = max(log.last_us, now_us)
-            partition = partition_of(message.key, log.partitions)
+            partition = partition_for(message.key, log.partitions)
             due = message.deliver_at_us
             if due is not None and due > now_us:
                 receipts.append(self._schedule(connection, log, partition, message, now_us))
