@@ -9,6 +9,7 @@ from postroad.core.transport import DeadLetters, Transport
 from postroad.errors import NotSupportedError
 
 _PAGE = 500
+_ALL = 1_000_000
 
 
 class DeadLetterDesk:
@@ -57,15 +58,13 @@ class DeadLetterDesk:
         pattern: str,
         group: str | None,
     ) -> int:
+        # Listed whole before the first of them goes: what dies again meanwhile has another id.
+        letters = await road.dead_letters(pattern, group, _ALL)
+        ids = [letter.id for letter in letters]
         done = 0
-        seen: set[str] = set()
-        while True:
-            page = await road.dead_letters(pattern, group, _PAGE + len(seen))
-            ids = [letter.id for letter in page if letter.id not in seen]
-            if not ids:
-                return done
-            seen.update(ids)
-            done += await action(ids)
+        for start in range(0, len(ids), _PAGE):
+            done += await action(ids[start : start + _PAGE])
+        return done
 
     async def _kept(self) -> DeadLetters:
         transport = await self._transport()

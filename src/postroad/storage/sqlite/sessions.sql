@@ -21,6 +21,9 @@ SELECT id, source FROM postroad_sessions WHERE name = ? ORDER BY id;
 UPDATE postroad_sessions SET lease_until_us = ?1 + lease_us
 WHERE name = ?2 AND lease_until_us > ?1 + 2 * lease_us;
 
+-- name: far
+SELECT 1 FROM postroad_sessions WHERE name = ?1 AND lease_until_us > ?2 + 2 * lease_us LIMIT 1;
+
 -- name: leave
 DELETE FROM postroad_sessions WHERE id = ?;
 

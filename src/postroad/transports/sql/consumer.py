@@ -24,7 +24,7 @@ from postroad.transports.sql.claim import any_for, claim
 from postroad.transports.sql.handing import deliveries
 from postroad.transports.sql.handler import HandlerTransaction
 from postroad.transports.sql.log import Listener, Log
-from postroad.transports.sql.sessions import REVOCATION_US, Changes, Session
+from postroad.transports.sql.sessions import Changes, Session, revocation_us
 from postroad.transports.sql.settle import Answers, Settling, begin, give_back, sort
 from postroad.transports.sql.tokens import Claimed, Lane, Numbers, Request
 
@@ -60,6 +60,7 @@ class GroupConsumer:
         self._closing: asyncio.Future[None] | None = None
         self._memberships: list[groups.Membership] = []
         self._lease_until_us = 0
+        self._turn = 0
         self._over = True
         self._joining = asyncio.Lock()
 
@@ -157,7 +158,7 @@ class GroupConsumer:
             self._owned.difference_update(changes.lost)
             self._notices.put(Lost(changes.lost))
         if changes.revoking:
-            deadline = self._log.clock.monotonic() + REVOCATION_US / _SECOND_US
+            deadline = self._log.clock.monotonic() + revocation_us(self._lease_us) / _SECOND_US
             self._notices.put(Revoking(changes.revoking, deadline))
         if changes.assigned:
             self._owned.update(changes.assigned)
@@ -248,13 +249,21 @@ class GroupConsumer:
         return Request(
             session=self._session,
             numbers=self._numbers,
-            memberships=self._memberships,
+            memberships=self._in_turn(),
             limit=limit,
             max_bytes=max_bytes,
             ordered=self._ordered,
             lane=self._lane,
             paused=self._paused,
         )
+
+    def _in_turn(self) -> list[groups.Membership]:
+        """The topics, each time another one first: a long backlog of one starves no other."""
+        members = self._memberships
+        if len(members) < 2:
+            return members
+        self._turn = (self._turn + 1) % len(members)
+        return members[self._turn :] + members[: self._turn]
 
     def _give_back(self, done: asyncio.Future[Claimed], session: int) -> None:
         self._background.discard(done)

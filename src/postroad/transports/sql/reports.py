@@ -74,7 +74,8 @@ def _age(oldest_us: float, now_us: int) -> timedelta:
 
 def account(connection: Connection, topic: str, group: str) -> Account:
     """Every figure by itself: what was accepted from the publishing side's counters, the backlog
-    by counting rows, what is out or waits from claims and retries, outcomes from counters."""
+    by counting rows, what is out or waits from claims and retries, the dead by counting them,
+    other outcomes from counters."""
     group_id, topic_id, since, carried = groups.find(connection, topic, group)
     scheduled = int(connection.execute(_SQL["scheduled"], (topic_id,)).fetchone()[0])
     accepted, backlog = carried + scheduled, 0
@@ -85,6 +86,8 @@ def account(connection: Connection, topic: str, group: str) -> Account:
         backlog += connection.execute(_LOG["count"], span).fetchone()[0]
     leased, waiting = _out(connection, group_id)
     counts = dict(connection.execute(_GROUPS["counters"], (group_id,)).fetchall())
+    if "dead" in counts:
+        counts["dead"] = connection.execute(_GROUPS["dead_count"], (group_id,)).fetchone()[0]
     return Account(
         topic=topic,
         group=group,

@@ -37,6 +37,7 @@ class _Rare(msgspec.Struct, array_like=True, omit_defaults=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode_rare = msgspec.json.Decoder(_Rare).decode
+_KEPT_FAILURES = 100
 _decode_failures = msgspec.json.Decoder(tuple[Failure, ...]).decode
 
 
@@ -113,10 +114,12 @@ def attempts_in(settlement: Settlement) -> int:
 
 
 def failures_in(settlement: Settlement) -> bytes | None:
-    """Failures to record, oldest first: the delivery's, then that of the settlement."""
+    """Failures to record, oldest first: the delivery's, then that of the settlement; the last
+    hundred of them."""
     failures = settlement.delivery.failures
     if settlement.failure is not None:
         failures = (*failures, settlement.failure)
+    failures = failures[-_KEPT_FAILURES:]
     return _encode(failures) if failures else None
 
 

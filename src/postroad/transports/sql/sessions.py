@@ -12,7 +12,7 @@ from postroad.transports.sql.groups import Membership, reads
 
 _SQL = load("sqlite", "sessions")
 _LEASE, _RENEW, _EXPIRED = _SQL["lease"], _SQL["renew"], _SQL["expired"]
-REVOCATION_US = 10_000_000
+_REVOCATION_US = 10_000_000
 """How long an owner may finish what it has of a partition that is wanted elsewhere."""
 
 
@@ -64,6 +64,12 @@ def renew(connection: Connection, session: Session, now_us: int) -> int | None:
     return now_us + session.lease_us
 
 
+def revocation_us(lease_us: int) -> int:
+    """How long an owner may take to finish with a partition that is wanted elsewhere: as long
+    as it may be silent, and ten seconds at the least."""
+    return max(_REVOCATION_US, lease_us)
+
+
 def sweep(connection: Connection, name: str, now_us: int) -> bool:
     """Remove the members of a group whose lease is over; what they held goes out again, counted
     as a start that did not end. Whether there were any.
@@ -79,8 +85,9 @@ def sweep(connection: Connection, name: str, now_us: int) -> bool:
 
 
 def needs_sweep(connection: Connection, name: str, now_us: int) -> bool:
-    """Whether a member's lease is over. Only reads."""
-    return connection.execute(_EXPIRED, (name, now_us)).fetchone() is not None
+    """Whether a member's lease is over, or ends further away than one can. Only reads."""
+    found = connection.execute(_EXPIRED, (name, now_us)).fetchone()
+    return bool(found or connection.execute(_SQL["far"], (name, now_us)).fetchone())
 
 
 def end(connection: Connection, session: int, *, crashed: bool) -> None:
@@ -135,7 +142,8 @@ def _balance(
     total = int(connection.execute(_SQL["partitions"], (member.topic_id,)).fetchone()[0])
     share = quota(total, sessions, session.id, member.topic_id)
     for part in kept[share:]:
-        connection.execute(_SQL["revoke"], (now_us + REVOCATION_US, group, part))
+        deadline = now_us + revocation_us(session.lease_us)
+        connection.execute(_SQL["revoke"], (deadline, group, part))
         changes.revoking.append((topic, part))
     free = [part for part in range(total) if part not in owners]
     for part in free[: max(0, share - len(mine))]:

@@ -81,12 +81,15 @@ class SqliteTransport:
     async def open(
         self, topics: Sequence[Topic[Any]], subscriptions: Sequence[Subscription]
     ) -> None:
-        """See `Transport.open`. Also to declare more later.
+        """See `Transport.open`. Also to declare more later, and to open again after a close.
 
         Raises:
             StorageError: the file cannot be opened, is damaged, or of a newer version.
         """
         async with self._opening:
+            if self._closing is not None:
+                await asyncio.shield(self._closing)
+                self._closing, self._keeper, self._notices = None, None, NoticeQueue()
             if self._keeper is None:
                 database = await Database.open(self._place, self._log.wake)
                 self._log.opened(database)
