@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from postroad import Postroad, Retry, Topic
+from postroad import Postroad, Retention, Retry, Topic
 from postroad.errors import StorageBusyError
 from postroad.transports.sql import SqliteTransport
 from tests.integration.sqlite_road import JumpingClock, group, join, publish, road, take
@@ -106,3 +106,33 @@ async def test_a_dead_letter_that_vanishes_unbalances_the_audit(tmp_path: Path) 
         audit = await app.audit()
         assert audit.verdict == "unbalanced"
         assert "1 unaccounted for of 3 accepted" in audit.entries[0].reason
+
+
+async def test_a_seek_keeps_what_only_waits_for_its_retry(tmp_path: Path) -> None:
+    topic = Topic("t.a", Job, retention=Retention(age=timedelta(milliseconds=300)))
+    app, failed = Postroad(f"sqlite:///{tmp_path / 'a.db'}"), asyncio.Event()
+    retry = Retry(attempts=3, backoff="fixed", first=timedelta(minutes=5))
+
+    @app.subscribe(topic, group="g", retry=retry)
+    async def work(job: Job) -> None:
+        if job.number == 4:
+            failed.set()
+        raise ValueError
+
+    async with asyncio.timeout(20), app:
+        stop = asyncio.Event()
+        running = asyncio.create_task(app.run(stop=stop))
+        await app.publish_many(topic, map(Job, range(5)))
+        await failed.wait()
+        stop.set()
+        await running
+        transport = app._transport
+        assert isinstance(transport, SqliteTransport)
+        while await app.browse("t.a"):
+            await asyncio.sleep(0.05)
+            await transport.trim()
+        await app.seek("t.a", "g", "earliest")
+        (entry,) = (await app.audit("t.a")).entries
+        assert entry.account is not None
+        assert (entry.account.waiting, entry.account.accepted) == (5, 5)
+        assert entry.verdict == "balanced"

@@ -152,7 +152,8 @@ class Source(Protocol):
         ...
 
     async def seek(self, topic: str, group: str, to: Start) -> None:
-        """Move a group. Its unsettled messages are forgotten, the audit starts anew.
+        """Move a group. Its unsettled messages are forgotten, but for those that retention has
+        removed from the log since they were read; the audit starts anew.
 
         Raises:
             GroupActiveError: it has live consumers.

@@ -10,9 +10,6 @@ WHERE c.group_id = ? AND c.session_id IS NULL ORDER BY c.stream_id, c.first_offs
 -- name: any_returned
 SELECT 1 FROM postroad_claims WHERE group_id = ? AND session_id IS NULL LIMIT 1;
 
--- name: take_whole
-UPDATE postroad_claims SET id = ?, session_id = ?, lost = 0 WHERE id = ?;
-
 -- name: delete
 DELETE FROM postroad_claims WHERE id = ?;
 

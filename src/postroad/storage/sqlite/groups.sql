@@ -57,7 +57,12 @@ DELETE FROM postroad_counters WHERE group_id = ?;
 DELETE FROM postroad_claims WHERE group_id = ?;
 
 -- name: forget_retries
-DELETE FROM postroad_retries WHERE group_id = ?;
+DELETE FROM postroad_retries WHERE group_id = ? AND EXISTS (
+    SELECT 1 FROM postroad_messages
+    WHERE position = postroad_retries.stream_id << 40 | postroad_retries.offset);
+
+-- name: retries_count
+SELECT count(*) FROM postroad_retries WHERE group_id = ?;
 
 -- name: dead_count
 SELECT count(*) FROM postroad_dead_letters WHERE group_id = ?;

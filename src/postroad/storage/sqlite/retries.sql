@@ -45,9 +45,6 @@ FROM postroad_messages WHERE position = ?9;
 -- name: held
 SELECT attempts, failures, group_id FROM postroad_retries WHERE number = ? AND session_id = ?;
 
--- name: ack
-DELETE FROM postroad_retries WHERE number = ? AND session_id = ?;
-
 -- name: again
 UPDATE postroad_retries
 SET session_id = NULL, due_us = ?, attempts = ?, failures = ?, starts = 0, alone = 0, begun = 0

@@ -73,12 +73,14 @@ def move(connection: Connection, topic_id: int, group_id: int, to: Start) -> Non
 
 
 def restart(connection: Connection, topic_id: int, group_id: int, to: Start, now_us: int) -> None:
-    """Move the group and forget what it had not settled; its account starts anew, with the dead
-    letters that it had as what it carries along."""
+    """Move the group and forget what it had not settled; its account starts anew. It carries
+    along its dead letters, and what waits for a retry and is in the log no more: reading the log
+    again would not bring that back."""
     dead = int(connection.execute(_SQL["dead_count"], (group_id,)).fetchone()[0])
     for statement in ("forget_counters", "forget_claims", "forget_retries"):
         connection.execute(_SQL[statement], (group_id,))
-    connection.execute(_SQL["group_restart"], (now_us, dead, group_id))
+    kept = int(connection.execute(_SQL["retries_count"], (group_id,)).fetchone()[0])
+    connection.execute(_SQL["group_restart"], (now_us, dead + kept, group_id))
     if dead:
         count(connection, group_id, "dead", dead)
     move(connection, topic_id, group_id, to)
