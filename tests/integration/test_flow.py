@@ -30,7 +30,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - others make it true
             await asyncio.sleep(0.005)
 
 
@@ -137,16 +137,16 @@ async def test_a_message_that_alone_breaks_its_downstream_dies(url: str) -> None
         await road.publish_many(jobs, map(Job, range(10)))
         await until(lambda: len(done) == 9)
         async with asyncio.timeout(10):
-            while not await road.dead_letters.list():
+            while not await road.dead_letters.list():  # noqa: ASYNC110 - others make it true
                 await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(
     ("shed", "kept"),
     [
-        # What is in hand counts as waiting: up to a batch or two more or less are dropped.
-        (Shed("drop-oldest", above=100), range(50, 151)),
-        (Shed("drop-low-priority", above=100, below=5), range(100, 251)),
+        # 1,000 wait, 100 of them may: 900 are up for it, of which 100 have a high priority.
+        (Shed("drop-oldest", above=100), range(100, 101)),
+        (Shed("drop-low-priority", above=100, below=5), range(200, 201)),
         (Shed("sample", above=100, keep=0.5), range(400, 700)),
     ],
 )

@@ -48,8 +48,10 @@ class Shedder:
             return set()
         # Dropped or handled, the batch leaves the backlog: what was measured before holds no more.
         self._excess -= len(batch)
+        # And no more than the excess is up for it, however large the batch.
+        batch = batch[:excess]
         if self._shed.policy == "drop-oldest":
-            chosen = batch[:excess]
+            chosen = batch
         elif self._shed.policy == "drop-low-priority":
             chosen = [one for one in batch if one.message.priority < self._shed.below]
         else:

@@ -150,7 +150,7 @@ def test_the_backoff_has_an_end() -> None:
 async def _deaf(pid: int) -> None:
     """Wait until a process ignores SIGTERM."""
     async with asyncio.timeout(30):
-        while not _ignores_sigterm(pid):
+        while not _ignores_sigterm(pid):  # noqa: ASYNC110 - others make it true
             await asyncio.sleep(0.01)
 
 
