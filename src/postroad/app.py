@@ -150,6 +150,7 @@ class Postroad:
         self._needs_road: dict[str, bool] = {}
         self._streams: list[str] = []
         self._opening = asyncio.Lock()
+        self._consumes = False
         self._watching: asyncio.Task[None] | None = None
         self._sync: SyncRoad | None = None
 
@@ -331,15 +332,33 @@ class Postroad:
         then closes it too.
 
         Raises:
+            DeclarationError: it consumes already.
             PostroadError: a subscription failed for good; the others are drained first.
         """
+        with self._consuming_once():
+            await self._consume(stop or asyncio.Event(), drain)
+
+    @contextmanager
+    def _consuming_once(self) -> Iterator[None]:
+        # Two at once would share one transport, and the first to end would close it for both.
+        if self._consumes:
+            raise DeclarationError(
+                f"{self!r} consumes already; raise concurrency, or run another process"
+            )
+        self._consumes = True
+        try:
+            yield
+        finally:
+            self._consumes = False
+
+    async def _consume(self, stop: asyncio.Event, drain: timedelta) -> None:
         mine = self._publisher is None
         await self.open()
         stopping = asyncio.Event()
         made = [self._runner(bound) for bound in self.subscriptions]
         runners = [asyncio.create_task(runner.run(stopping, drain)) for runner in made]
         tickers = [asyncio.create_task(self._ticker(every).run()) for every in self._schedules]
-        waiting = asyncio.create_task((stop or asyncio.Event()).wait())
+        waiting = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait([*runners, *tickers, waiting], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -357,15 +376,25 @@ class Postroad:
     async def consuming(self, *, drain: timedelta = DRAIN) -> AsyncIterator[Postroad]:
         """Consume in the background of the block, and drain at its end; for web applications'
         lifespans and for tests. A subscription that fails for good cancels the block. Opens the
-        road if it is not, and then closes it too."""
+        road if it is not, and then closes it too.
+
+        Raises:
+            DeclarationError: it consumes already.
+        """
+        with self._consuming_once():
+            async with self._in_background(drain):
+                yield self
+
+    @asynccontextmanager
+    async def _in_background(self, drain: timedelta) -> AsyncIterator[None]:
         mine = self._publisher is None
         await self.open()
         stop = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self.run(stop=stop, drain=drain))
+                group.create_task(self._consume(stop, drain))
                 try:
-                    yield self
+                    yield
                 finally:
                     stop.set()
         except* Exception as errors:

@@ -297,3 +297,30 @@ async def test_a_cancelled_run_drains_first(road: Postroad) -> None:
         assert run.cancelled()
         assert finished.is_set()
         assert (await road.audit()).verdict == "balanced"
+
+
+async def test_a_road_consumes_once_at_a_time() -> None:
+    road, seen, stop = Postroad("memory://"), list[int](), asyncio.Event()
+    topic = jobs()
+
+    @road.subscribe(topic, group="g")
+    async def work(job: Job) -> None:
+        seen.append(job.n)
+
+    async with asyncio.timeout(10):
+        running = asyncio.create_task(road.run(stop=stop))
+        await asyncio.sleep(0)
+        with pytest.raises(DeclarationError, match="consumes already"):
+            await road.run()
+        with pytest.raises(DeclarationError, match="consumes already"):
+            async with road.consuming():
+                pytest.fail("the block was entered")
+        await road.open()
+        await road.publish(topic, Job(1))
+        await road.settled()
+        stop.set()
+        await running
+        async with road.consuming():
+            await road.publish(topic, Job(2))
+            await road.settled()
+    assert seen == [1, 2], "the first went on, and another may follow it"
