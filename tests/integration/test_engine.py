@@ -983,27 +983,29 @@ async def test_beyond_the_limit_a_handler_is_cancelled_and_its_message_goes_back
 async def test_a_held_retry_comes_back_with_its_attempts(road: Postroad, books: Books) -> None:
     topic = jobs(key="key")
     calls: list[tuple[int, int, list[str]]] = []
+    began: list[float] = []
 
     @road.subscribe(
         topic,
         group="g",
         order="key",
-        retry=Retry(attempts=3, backoff="fixed", first=timedelta(minutes=5)),
+        retry=Retry(attempts=3, backoff="fixed", first=4 * SECOND),
     )
     async def handler(job: Job, delivery: Delivery) -> None:
         calls.append((job.n, delivery.attempts, [f.detail for f in delivery.failures]))
+        began.append(time.monotonic())
         if job.n == 1:
             raise Flop(f"number {delivery.attempts + 1}")
 
     async with road:
         await publish(road, topic, [1, 2])
         for attempt in range(3):
-            began = time.monotonic()
             async with road.consuming(drain=10 * SECOND):
                 await eventually(lambda n=attempt: len(calls) > n, "an attempt")  # type: ignore[misc]
                 if attempt == 2:
                     await eventually(lambda: books.outcomes["handled"], "the one behind")
-            assert time.monotonic() - began < 8, "the drain waited for a retry"
+            assert time.monotonic() - began[attempt] < 3, "the drain waited for a retry"
+        assert all(later - one > 3.9 for one, later in pairwise(began[:3])), "what was left to wait"
         assert await account(road) == {"handled": 1, "dead": 1}
         (letter,) = await road.dead_letters.list()
     assert calls == [

@@ -34,6 +34,9 @@ class Capabilities:
         cancel: a scheduled message can be withdrawn.
         redelivery_delay: a nack may name a delay.
         attempts: failures named with a nack are recorded and come back with the delivery.
+        parking: in an ordered group, what comes later of a lane waits on the road, in order and as
+            durable as all else, behind a message that was given back with a delay, and behind one
+            that died where the plan says so (`Plan.parks`), until that is redriven or discarded.
         expiry: expired messages are dropped and counted by the road.
         dead_letters: rejects are kept natively and can be listed, redriven and discarded.
         priorities: number of levels kept natively; 1 is none.
@@ -65,6 +68,7 @@ class Capabilities:
     cancel: bool = False
     redelivery_delay: bool = False
     attempts: bool = False
+    parking: bool = False
     expiry: bool = False
     dead_letters: bool = False
     priorities: int = 1

@@ -111,8 +111,9 @@ def draft(subscription: Subscription, capabilities: Capabilities, setting: Setti
         filter=native,
         lease=subscription.lease,
         ordered=ordered and capabilities.order == "key-group",
+        parks=ordered and subscription.retry.on_dead == "park-key",
     )
-    rules = (_group, _start, _delivery, _order, _failures, _source, _filtering, _limits)
+    rules = (_group, _start, _delivery, _order, _failures, _parking, _source, _filtering, _limits)
     terms = tuple(term for rule in rules for term in rule(subscription, capabilities, setting))
     return Contract(str(subscription), terms, plan)
 
@@ -320,8 +321,8 @@ def _failures(sub: Subscription, road: Capabilities, setting: Setting) -> Iterat
             "retry",
             asked,
             "engine",
-            f"a failed message blocks its key while it waits; up "
-            f"to {retry.hold} of the key are held, then its partition is not read",
+            f"a failed message blocks its key while it waits; up to {retry.hold} of the key are "
+            f"held, then {_beyond_hold(sub, road)}",
         )
     elif road.redelivery_delay and road.attempts:
         yield Term(
@@ -346,6 +347,32 @@ def _failures(sub: Subscription, road: Capabilities, setting: Setting) -> Iterat
         yield Term(
             "dead letters", "kept", "nobody", "this road cannot keep them and no store is given"
         )
+
+
+def _beyond_hold(sub: Subscription, road: Capabilities) -> str:
+    if sub.order == "key" and road.parking:
+        return "the key is parked on the road, in order, and the other keys go on"
+    return "its partition is not read"
+
+
+def _parking(sub: Subscription, road: Capabilities, _: Setting) -> Iterator[Term]:
+    if sub.retry.on_dead == "continue":
+        return
+    asked = sub.retry.on_dead
+    if sub.order == "none":
+        yield Term("on_dead", asked, "nobody", "needs order='key' or 'total'")
+    elif sub.delivery == "at-most-once" or sub.group is None:
+        yield Term("on_dead", asked, "nobody", "needs a named group that settles after the handler")
+    elif road.parking and road.dead_letters:
+        yield Term(
+            "on_dead",
+            asked,
+            "road",
+            "a key whose message died waits, in order, until the dead letter is redriven (and runs "
+            "first) or discarded",
+        )
+    else:
+        yield Term("on_dead", asked, "nobody", "this road cannot park keys; on_dead='continue'")
 
 
 def _source(sub: Subscription, road: Capabilities, _: Setting) -> Iterator[Term]:

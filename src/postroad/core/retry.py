@@ -31,7 +31,13 @@ class Retry:
             died is only suspected: it runs again in halved windows until the guilty one stands
             alone, so a batch of n costs about log2(n) + `crashes` crashes and no innocent.
         hold: with `order="key"`, how many messages of a blocked key are held in memory while it
-            waits; at that many the consumer stops reading the key's partition.
+            waits. At that many the key is parked: the failed message and what stands behind it go
+            back to wait on the road, in order, and its later messages join them. Where nothing
+            can park, the consumer stops reading the key's partition.
+        on_dead: what becomes of an ordered key whose message died. `continue` goes on with the
+            next one; dead letters that are redriven run in their own order, but after what has
+            run meanwhile. `park-key` stops the key: its later messages wait, in order, until the
+            dead letter is redriven, and then run behind it, or discarded.
     """
 
     attempts: int = 8
@@ -42,6 +48,7 @@ class Retry:
     never: tuple[type[BaseException], ...] = ()
     crashes: int = 3
     hold: int = 100
+    on_dead: Literal["continue", "park-key"] = "continue"
 
     def __post_init__(self) -> None:
         if self.attempts < 1:

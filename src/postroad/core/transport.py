@@ -38,11 +38,13 @@ class Plan:
         filter: the native part; the engine does the residual one.
         lease: how long deliveries may be held without `extend`.
         ordered: the group needs each partition to have one owner at a time.
+        parks: a message that dies parks its lane: see `Capabilities.parking`.
     """
 
     filter: Filter | None = None
     lease: timedelta = timedelta(seconds=30)
     ordered: bool = False
+    parks: bool = False
 
 
 class Transport(Protocol):

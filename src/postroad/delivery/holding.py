@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from datetime import timedelta
 
 from postroad.core.clock import Clock
 from postroad.core.delivery import Delivery, Partition
@@ -12,6 +13,9 @@ from postroad.core.transport import Consumer
 from postroad.delivery.execution import Held
 from postroad.delivery.lanes import Lanes
 from postroad.delivery.patience import patiently
+
+_WORTH_PARKING = 0.1
+"""Seconds. A shorter wait is over before the road has heard that a key is parked."""
 
 
 def blocked_share(most: int) -> int:
@@ -25,20 +29,30 @@ class Holding:
 
     Args:
         lanes: where a message goes when its wait is over.
-        subscription: says how many may wait behind one before its partition is not read any more
-            (`Retry.hold`); all blocked keys together get a share of what may be held at all.
+        subscription: says how many may wait behind one before its key is parked, or its
+            partition not read any more (`Retry.hold`); all blocked keys together get a share of
+            what may be held at all.
         ready: called when a message was put back into the lanes.
+        park: gives a message that waits for so long back, with what stands behind it; None where
+            nothing can keep them in order.
     """
 
     def __init__(
-        self, lanes: Lanes, subscription: Subscription, clock: Clock, ready: Callable[[], None]
+        self,
+        lanes: Lanes,
+        subscription: Subscription,
+        clock: Clock,
+        ready: Callable[[], None],
+        park: Callable[[Delivery, timedelta], None] | None = None,
     ) -> None:
         self.blocked: dict[int, Delivery] = {}
         self._lanes = lanes
         self._sub = subscription
         self._clock = clock
         self._ready = ready
+        self._park = park
         self._waits: dict[int, asyncio.Task[None]] = {}
+        self._due: dict[int, float] = {}
         self._changed = asyncio.Event()
 
     def behind(self) -> int:
@@ -57,12 +71,14 @@ class Holding:
         """Let a failed message wait, then run again."""
         identity = id(held.delivery)
         self.blocked[identity] = held.delivery
+        self._due[identity] = self._clock.monotonic() + held.delay.total_seconds()
         self._waits[identity] = asyncio.create_task(self._again_after(held))
         self._changed.set()
 
     def finished(self, delivery: Delivery) -> None:
         """Its fate is decided: it blocks nothing any more."""
         if self.blocked.pop(id(delivery), None) is not None:
+            self._due.pop(id(delivery), None)
             self._changed.set()
 
     def more(self) -> None:
@@ -70,26 +86,35 @@ class Holding:
         if self.blocked:
             self._changed.set()
 
-    def drop(self, partitions: Collection[Partition] | None = None) -> list[Delivery]:
-        """Stop waiting with those of these partitions, or all; returns them, lanes free."""
+    def drop(self, partitions: Collection[Partition] | None = None) -> list[Held]:
+        """Stop waiting with those of these partitions, or all; returns them with what is left of
+        their waits, lanes free."""
         dropped = []
         for identity in list(self._waits):
             delivery = self.blocked[identity]
             if partitions is None or (delivery.topic, delivery.partition) in partitions:
-                self._waits.pop(identity).cancel()
-                self.finished(delivery)
+                dropped.append(self._stop_waiting(delivery))
                 self._lanes.done(delivery)
-                dropped.append(delivery)
         return dropped
 
+    def _stop_waiting(self, delivery: Delivery) -> Held:
+        rest = timedelta(seconds=self._rest(delivery))
+        self._waits.pop(id(delivery)).cancel()
+        self.finished(delivery)
+        return Held(delivery, rest)
+
+    def _rest(self, delivery: Delivery) -> float:
+        """Seconds that it still has to wait."""
+        return max(0.0, self._due[id(delivery)] - self._clock.monotonic())
+
     async def regulate(self, consumer: Consumer) -> None:
-        """Stop reading the partitions of keys that have as many behind them as may be held, and
-        go on reading those that have not any more; until cancelled."""
+        """Park the keys that have as many behind them as may be held. Where that cannot be, or
+        is not worth it, stop reading their partitions until they have fewer; until cancelled."""
         paused: set[Partition] = set()
         while True:
             await self._changed.wait()
             self._changed.clear()
-            full = self._full()
+            full = self._partitions(self._parked_away(self._full()))
             for change, places in (
                 (consumer.pause, sorted(full - paused)),
                 (consumer.resume, sorted(paused - full)),
@@ -98,16 +123,32 @@ class Holding:
                     await patiently(self._clock, lambda: change(places))  # noqa: B023
             paused = full
 
-    def _full(self) -> set[Partition]:
+    def _parked_away(self, full: list[Delivery]) -> list[Delivery]:
+        """Park what can be; returns the others."""
+        if self._park is None:
+            return full
+        others = []
+        for delivery in full:
+            if id(delivery) in self._waits and self._rest(delivery) >= _WORTH_PARKING:
+                held = self._stop_waiting(delivery)
+                self._park(delivery, held.delay)
+            else:
+                others.append(delivery)
+        return others
+
+    def _partitions(self, deliveries: list[Delivery]) -> set[Partition]:
+        return {(delivery.topic, delivery.partition) for delivery in deliveries}
+
+    def _full(self) -> list[Delivery]:
         sub, lanes = self._sub, self._lanes
         count = max(1, len(self.blocked))
         limit = min(sub.retry.hold, max(1, blocked_share(sub.prefetch) // count))
         most_bytes = blocked_share(sub.prefetch_bytes) // count
-        return {
-            (delivery.topic, delivery.partition)
+        return [
+            delivery
             for delivery in self.blocked.values()
             if lanes.waiting_behind(delivery) >= limit or lanes.bytes_behind(delivery) >= most_bytes
-        }
+        ]
 
     async def _again_after(self, held: Held) -> None:
         await self._clock.sleep(held.delay.total_seconds())

@@ -67,6 +67,14 @@ class Lanes:
         else:
             del self._waiting[lane]
 
+    def end(self, delivery: Delivery) -> list[Delivery]:
+        """End the lane of a message that is busy or held; returns what stood behind it."""
+        return list(self._waiting.pop(self._lane_of(delivery), ()))
+
+    def lane_of(self, delivery: Delivery) -> LaneKey:
+        """What its lane is known by; None if it has none."""
+        return self._lane_of(delivery)
+
     def again(self, delivery: Delivery) -> None:
         """Its wait is over: it may start once more. Its lane stayed busy all the time."""
         self._ready.append(delivery)

@@ -35,6 +35,7 @@ from postroad.delivery.execution import (
 from postroad.delivery.handler import Handler
 from postroad.delivery.holding import Holding, blocked_share
 from postroad.delivery.lanes import Lanes
+from postroad.delivery.parking import Parking
 from postroad.delivery.patience import patiently
 from postroad.delivery.prefix import Prefix
 from postroad.delivery.rate import make_limiter
@@ -86,7 +87,10 @@ class Runner:
         # Settled before the handler: at most once, and whatever nobody could redeliver.
         self._settle_first = sub.delivery == "at-most-once" or sub.group is None
         self._lanes = Lanes(sub.order)
-        self._holding = Holding(self._lanes, sub, clock, self._wake_workers)
+        self._parking = self._make_parking()
+        self._parks_dead = self._parking is not None and work.contract.plan.parks
+        park = self._parking.park if self._parking and sub.order == "key" else None
+        self._holding = Holding(self._lanes, sub, clock, self._wake_workers, park)
         self._in_hand: dict[int, Delivery] = {}
         self._apart: Sequence[Delivery] = ()
         self._circuit = None if sub.breaker is None else Circuit(sub.breaker, clock)
@@ -177,6 +181,12 @@ class Runner:
             self._count_losses()
             self._executor.close()
 
+    def _make_parking(self) -> Parking | None:
+        parks = self._transport.capabilities.parking and self._sub.order != "none"
+        if not parks or self._settle_first:
+            return None
+        return Parking(self._lanes, self._clock, lambda answer: self._settler.add(answer))
+
     def _make_shedder(self) -> Shedder | None:
         sub, source = self._sub, self._transport
         if sub.shed is None or sub.group is None or not isinstance(source, Source):
@@ -214,6 +224,8 @@ class Runner:
             if self._limiter is not None:
                 room = await self._limiter.take(room)
             spare = max(1, self._spare_bytes())
+            if self._parking is not None:
+                self._parking.receiving()
             batch = await patiently(
                 self._clock,
                 lambda: consumer.receive(room, spare, _POLL),  # noqa: B023
@@ -304,12 +316,15 @@ class Runner:
         """What is to be handled; the rest is answered here."""
         now = self._clock.now_us()
         shed = self._shedder.dropped(batch) if self._shedder is not None else ()
+        parking = self._parking
         for delivery in batch:
+            if parking is not None and parking.turns_away(delivery):
+                continue
             end = self._end_of(delivery, now)
             if id(delivery) in shed and end is None:
                 end = "shed"
             if delivery.alone >= self._sub.retry.crashes:
-                self._settler.add(Settlement(delivery, "reject", failure=_crashing(delivery, now)))
+                self._bury(Settlement(delivery, "reject", failure=_crashing(delivery, now)))
             elif end is None:
                 yield delivery
             else:
@@ -425,7 +440,17 @@ class Runner:
             return
         if self._holding.blocked:
             self._holding.finished(delivery)
-        self._lanes.done(delivery)
+        if self._parks_dead and isinstance(verdict, Settlement) and verdict.action == "reject":
+            self._bury(verdict)
+        else:
+            self._lanes.done(delivery)
+            self._answer(delivery, verdict)
+        if self._idle_workers:
+            self._wake_workers()
+        if self._draining:
+            self._quiet.set()
+
+    def _answer(self, delivery: Delivery, verdict: Settlement | Answer) -> None:
         if self._settle_first:
             self._finish_settled(delivery, verdict)
         elif isinstance(verdict, Settlement):
@@ -434,10 +459,12 @@ class Runner:
             self._settler.count(verdict.settlement)
         else:
             self._settler.add(verdict.settlement, verdict.results)
-        if self._idle_workers:
-            self._wake_workers()
-        if self._draining:
-            self._quiet.set()
+
+    def _bury(self, reject: Settlement) -> None:
+        if self._parking is not None and self._parks_dead:
+            self._parking.bury(reject)
+        else:
+            self._settler.add(reject)
 
     def _finish_settled(self, delivery: Delivery, verdict: Settlement | Answer) -> None:
         if isinstance(verdict, Answer) and verdict.results:
@@ -472,7 +499,8 @@ class Runner:
             # Nor may what stands behind it run before it.
             behind = [] if self._settle_first else self._lanes.take_back([place])
             self._lanes.done(delivery)
-            self._hand_back([delivery, *behind])
+            self._hand_back_held([held])
+            self._hand_back(behind)
         else:
             self._holding.hold(held)
         self._room.set()
@@ -488,6 +516,8 @@ class Runner:
             if delivery is not None:
                 self._bytes -= len(delivery.message.data)
                 worked += 1
+        if self._parking is not None:
+            self._parking.settled(settlements)
         self._window.worked(worked)
         if self._lost:
             self._lost.intersection_update(in_hand)
@@ -507,6 +537,15 @@ class Runner:
                 self._settled([Settlement(delivery)])
             else:
                 self._settler.add(Settlement(delivery, "nack"))
+
+    def _hand_back_held(self, held: Sequence[Held]) -> None:
+        """As `_hand_back`. What is left of a wait goes along where the road keeps the order of
+        the key behind it; elsewhere the wait is over, as its key would overtake it."""
+        if self._parking is None:
+            self._hand_back([one.delivery for one in held])
+            return
+        for one in held:
+            self._settler.add(Settlement(one.delivery, "nack", delay=one.delay))
 
     def _failed(self, delivery: Delivery, failure: Failure) -> None:
         self._hooks.failed(self._sub, delivery, failure)
@@ -537,8 +576,11 @@ class Runner:
 
     def _lose(self, partitions: Sequence[Partition]) -> None:
         """Forget what has not started; what runs will find that it is stale."""
-        gone = self._lanes.take_back(partitions) + self._holding.drop(partitions)
+        gone = self._lanes.take_back(partitions)
+        gone += [held.delivery for held in self._holding.drop(partitions)]
         self._settled([Settlement(delivery) for delivery in gone])
+        if self._parking is not None:
+            self._parking.forget(partitions)
         if self._prefix is not None:
             self._settler.forget(partitions)
 
@@ -548,7 +590,9 @@ class Runner:
         self._leaving |= places
         try:
             if not self._settle_first:
-                self._hand_back(self._lanes.take_back(places) + self._holding.drop(places))
+                queued = self._lanes.take_back(places)
+                self._hand_back_held(self._holding.drop(places))
+                self._hand_back(queued)
             await self._until(
                 lambda: all((d.topic, d.partition) not in places for d in self._in_hand.values()),
                 notice.deadline,
@@ -556,6 +600,8 @@ class Runner:
             await patiently(self._clock, lambda: consumer.release(notice.partitions))
             if self._prefix is not None:
                 self._settler.forget(notice.partitions)
+            if self._parking is not None:
+                self._parking.forget(places)
         finally:
             self._leaving -= places
 
@@ -581,7 +627,8 @@ class Runner:
         await _end([receiving])
         # What is settled already cannot go back: it is handled within the limit, or lost.
         queued = [] if self._settle_first else self._lanes.take_back()
-        self._hand_back(queued + self._holding.drop())
+        self._hand_back_held(self._holding.drop())
+        self._hand_back(queued)
         self._wake_workers()
         settling.add_done_callback(lambda _: self._quiet.set())
         await self._until(

@@ -61,6 +61,12 @@ DELETE FROM postroad_retries WHERE group_id = ? AND EXISTS (
     SELECT 1 FROM postroad_messages
     WHERE position = postroad_retries.stream_id << 40 | postroad_retries.offset);
 
+-- name: unpark_lanes
+UPDATE postroad_dead_letters SET parks = 0 WHERE group_id = ? AND parks;
+
+-- name: wake_lines
+UPDATE postroad_retries SET due_us = ? WHERE group_id = ? AND session_id IS NULL AND due_us = 1 << 62;
+
 -- name: retries_count
 SELECT count(*) FROM postroad_retries WHERE group_id = ?;
 

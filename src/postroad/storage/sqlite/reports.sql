@@ -22,15 +22,25 @@ JOIN postroad_topics t ON t.id = g.topic_id
 ORDER BY d.appended_us, d.stream_id, d.offset;
 
 -- name: dead_group
-SELECT group_id FROM postroad_dead_letters WHERE number = ?;
+SELECT group_id, stream_id, lane FROM postroad_dead_letters WHERE number = ?;
 
 -- name: redrive
 INSERT INTO postroad_retries
     (group_id, stream_id, offset, lane, due_us, session_id, attempts, starts, lost, failures,
      id, origin, key, time_us, appended_us, expires_at_us, data, envelope)
-SELECT group_id, stream_id, offset, lane, ?, NULL, 0, 0, 0, NULL,
+SELECT group_id, stream_id, offset, lane,
+       CASE WHEN EXISTS (
+           SELECT 1 FROM postroad_retries e
+           WHERE e.group_id = d.group_id AND e.stream_id = d.stream_id AND e.lane = d.lane
+               AND e.session_id IS NULL AND e.offset < d.offset AND e.due_us >= ?1)
+       OR EXISTS (
+           SELECT 1 FROM postroad_dead_letters o
+           WHERE o.group_id = d.group_id AND o.stream_id = d.stream_id AND o.lane = d.lane
+               AND o.offset < d.offset AND o.parks)
+       THEN 1 << 62 ELSE ?1 END,
+       NULL, 0, 0, 0, NULL,
        id, origin, key, time_us, appended_us, expires_at_us, data, envelope
-FROM postroad_dead_letters WHERE number = ?;
+FROM postroad_dead_letters d WHERE number = ?2;
 
 -- name: dead_delete
 DELETE FROM postroad_dead_letters WHERE number = ?;

@@ -1,25 +1,36 @@
 -- name: due
-SELECT number, stream_id, offset, attempts, starts, alone, lost, failures,
+SELECT number, stream_id, offset, lane, due_us, attempts, starts, alone, lost, failures,
        id, origin, key, time_us, appended_us, expires_at_us, data, envelope
 FROM postroad_retries
 WHERE group_id = ? AND session_id IS NULL AND due_us <= ? ORDER BY due_us, stream_id, offset
 LIMIT ?;
 
--- name: due_in_order
-SELECT number, stream_id, offset, attempts, starts, alone, lost, failures,
+-- name: due_in_stream
+SELECT number, stream_id, offset, lane, due_us, attempts, starts, alone, lost, failures,
        id, origin, key, time_us, appended_us, expires_at_us, data, envelope
-FROM postroad_retries r
-WHERE group_id = ?1 AND session_id IS NULL AND due_us <= ?2 AND stream_id = ?3
-    AND NOT EXISTS (
-        SELECT 1 FROM postroad_retries e
-        WHERE e.group_id = ?1 AND e.stream_id = ?3 AND e.lane = r.lane AND e.session_id IS NULL
-            AND e.offset < r.offset AND e.due_us > ?2)
-ORDER BY offset LIMIT ?4;
+FROM postroad_retries
+WHERE group_id = ? AND stream_id = ? AND session_id IS NULL AND due_us <= ?
+ORDER BY due_us, offset LIMIT ?;
+
+-- name: line
+SELECT number, stream_id, offset, lane, due_us, attempts, starts, alone, lost, failures,
+       id, origin, key, time_us, appended_us, expires_at_us, data, envelope
+FROM postroad_retries
+WHERE group_id = ? AND stream_id = ? AND lane = ? AND session_id IS NULL ORDER BY offset LIMIT ?;
+
+-- name: first_waiting
+SELECT offset FROM postroad_retries
+WHERE group_id = ? AND stream_id = ? AND lane = ? AND session_id IS NULL ORDER BY offset LIMIT 1;
+
+-- name: first_parking
+SELECT min(offset) FROM postroad_dead_letters
+WHERE group_id = ? AND stream_id = ? AND lane = ? AND parks;
+
+-- name: any_parking
+SELECT 1 FROM postroad_dead_letters WHERE group_id = ? AND parks LIMIT 1;
 
 -- name: streams
-SELECT DISTINCT r.stream_id, s.partition, s.priority
-FROM postroad_retries r JOIN postroad_streams s ON s.id = r.stream_id
-WHERE r.group_id = ? AND r.session_id IS NULL AND r.due_us <= ?;
+SELECT id, partition, priority FROM postroad_streams WHERE topic_id = ?;
 
 -- name: stream
 SELECT partition, priority FROM postroad_streams WHERE id = ?;
@@ -27,23 +38,56 @@ SELECT partition, priority FROM postroad_streams WHERE id = ?;
 -- name: next_due
 SELECT min(due_us) FROM postroad_retries WHERE group_id = ? AND session_id IS NULL;
 
--- name: lanes
-SELECT lane, min(offset), max(due_us) FROM postroad_retries
-WHERE group_id = ? AND stream_id = ? AND lane IS NOT NULL AND session_id IS NULL GROUP BY lane;
-
 -- name: take
-UPDATE postroad_retries SET session_id = ?, begun = (starts = 0), lost = 0 WHERE number = ?;
+UPDATE postroad_retries SET session_id = ?, due_us = ?, begun = (starts = 0), lost = 0
+WHERE number = ?;
 
 -- name: insert
+WITH new (group_id, stream_id, offset, lane, due_us) AS (
+    SELECT ?1, ?2, ?3, CASE ?4 WHEN 'key' THEN key WHEN 'total' THEN '' END, ?5
+    FROM postroad_messages WHERE position = ?9)
 INSERT INTO postroad_retries
     (group_id, stream_id, offset, lane, due_us, session_id, attempts, starts, lost, failures,
      id, origin, key, time_us, appended_us, expires_at_us, data, envelope)
-SELECT ?1, ?2, ?3, CASE ?4 WHEN 'key' THEN key WHEN 'total' THEN '' END, ?5, NULL, ?6, ?7, 0, ?8,
+SELECT n.group_id, n.stream_id, n.offset, n.lane,
+       CASE WHEN EXISTS (
+           SELECT 1 FROM postroad_retries e
+           WHERE e.group_id = n.group_id AND e.stream_id = n.stream_id AND e.lane = n.lane
+               AND e.session_id IS NULL AND e.offset < n.offset AND e.due_us >= n.due_us)
+       OR EXISTS (
+           SELECT 1 FROM postroad_dead_letters d
+           WHERE d.group_id = n.group_id AND d.stream_id = n.stream_id AND d.lane = n.lane
+               AND d.offset < n.offset AND d.parks)
+       THEN 1 << 62 ELSE n.due_us END,
+       NULL, ?6, ?7, 0, ?8,
        id, origin, key, time_us, appended_us, expires_at_us, data, envelope
-FROM postroad_messages WHERE position = ?9;
+FROM postroad_messages m, new n WHERE m.position = ?9;
+
+-- name: hush
+UPDATE postroad_retries SET due_us = 1 << 62
+WHERE due_us <= ?5 AND number = (
+    SELECT number FROM postroad_retries
+    WHERE group_id = ?1 AND stream_id = ?2 AND lane = ?3 AND session_id IS NULL AND offset > ?4
+    ORDER BY offset LIMIT 1);
+
+-- name: park_line
+UPDATE postroad_retries SET due_us = 1 << 62
+WHERE group_id = ? AND stream_id = ? AND lane = ? AND session_id IS NULL AND offset > ?;
+
+-- name: next_in_line
+UPDATE postroad_retries SET due_us = ?4
+WHERE due_us > ?4 AND due_us = 1 << 62 AND number = (
+    SELECT number FROM postroad_retries
+    WHERE group_id = ?1 AND stream_id = ?2 AND lane = ?3 AND session_id IS NULL
+    ORDER BY offset LIMIT 1)
+AND NOT EXISTS (
+    SELECT 1 FROM postroad_dead_letters d
+    WHERE d.group_id = ?1 AND d.stream_id = ?2 AND d.lane = ?3 AND d.parks
+        AND d.offset < postroad_retries.offset);
 
 -- name: held
-SELECT attempts, failures, group_id FROM postroad_retries WHERE number = ? AND session_id = ?;
+SELECT group_id, stream_id, lane, offset FROM postroad_retries
+WHERE number = ? AND session_id = ?;
 
 -- name: again
 UPDATE postroad_retries
@@ -58,17 +102,17 @@ UPDATE postroad_retries SET session_id = NULL WHERE number = ? AND session_id = 
 
 -- name: bury
 INSERT INTO postroad_dead_letters
-    (group_id, stream_id, offset, lane, died_us, failures,
+    (group_id, stream_id, offset, lane, parks, died_us, failures,
      id, origin, key, time_us, appended_us, expires_at_us, data, envelope)
-SELECT ?1, ?2, ?3, CASE ?4 WHEN 'key' THEN key WHEN 'total' THEN '' END, ?5, ?6,
+SELECT ?1, ?2, ?3, CASE ?4 WHEN 'key' THEN key WHEN 'total' THEN '' END, ?5, ?6, ?7,
        id, origin, key, time_us, appended_us, expires_at_us, data, envelope
-FROM postroad_messages WHERE position = ?7;
+FROM postroad_messages WHERE position = ?8;
 
 -- name: bury_held
 INSERT INTO postroad_dead_letters
-    (group_id, stream_id, offset, lane, died_us, failures,
+    (group_id, stream_id, offset, lane, parks, died_us, failures,
      id, origin, key, time_us, appended_us, expires_at_us, data, envelope)
-SELECT group_id, stream_id, offset, lane, ?, ?,
+SELECT group_id, stream_id, offset, lane, ?, ?, ?,
        id, origin, key, time_us, appended_us, expires_at_us, data, envelope
 FROM postroad_retries WHERE number = ?;
 

@@ -30,7 +30,7 @@ _WITH_ASSERTIONS = (
         "filtering",
         "groups",
     ),
-    *("history", "lag", "leases", "ordering", "patterns", "processes", "roundtrip"),
+    *("history", "lag", "leases", "ordering", "parking", "patterns", "processes", "roundtrip"),
     *("settling", "timing", "transactions", "waiting"),
 )
 # Before they are imported, so that a failure shows its values.

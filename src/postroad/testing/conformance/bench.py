@@ -139,10 +139,11 @@ class Workbench:
         *,
         lease: timedelta = timedelta(seconds=30),
         ordered: bool = False,
+        parks: bool = False,
     ) -> Consumer:
         """A member of the subscription's group."""
         consumer = await self.source(transport).subscribe(
-            subscription, Plan(lease=lease, ordered=ordered)
+            subscription, Plan(lease=lease, ordered=ordered, parks=parks)
         )
         self._consumers.append(consumer)
         return consumer

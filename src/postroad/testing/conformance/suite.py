@@ -22,6 +22,7 @@ from postroad.testing.conformance.history import History
 from postroad.testing.conformance.lag import Lags
 from postroad.testing.conformance.leases import Leases
 from postroad.testing.conformance.ordering import Ordering
+from postroad.testing.conformance.parking import Parking
 from postroad.testing.conformance.patterns import Patterns
 from postroad.testing.conformance.road import Road
 from postroad.testing.conformance.roundtrip import RoundTrip
@@ -40,6 +41,7 @@ class TransportConformance(
     Lags,
     Timing,
     DeadLettering,
+    Parking,
     Durability,
     Filtering,
     Patterns,

@@ -58,6 +58,7 @@ class MemoryConsumer:
         self._road = road
         self._clock = clock
         self._ordered = plan.ordered
+        self._parks = plan.parks
         self._member = Member(plan.lease.total_seconds(), clock.monotonic())
         self._places: dict[str, _Place] = {}
         self._turn = 0
@@ -69,6 +70,9 @@ class MemoryConsumer:
         group = self.subscription.group
         queue = channel.ephemeral(now) if group is None else channel.group(group, now)
         seat = Seat(self._member)
+        seat.parks = self._parks
+        if self._ordered:
+            queue.lines.order = "total" if self.subscription.order == "total" else "key"
         queue.seats.append(seat)
         self._places[channel.name] = _Place(channel, queue, seat)
         if self._ordered and queue.owners is None:

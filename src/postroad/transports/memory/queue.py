@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from postroad.core.delivery import Delivery, Failure, Settled, Settlement
 from postroad.core.message import Message
 from postroad.core.notices import NoticeQueue
+from postroad.transports.memory.lines import Lines
 from postroad.transports.memory.waiting import ring
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Seat:
         held: fence → entry: leased to it and not settled.
         next_expiry: no lease in `held` ends before.
         owned: the partitions it reads in an ordered queue.
+        parks: what it rejects parks its lane.
         paused: the partitions it does not want to read now.
     """
 
@@ -96,6 +98,7 @@ class Seat:
         self.held: dict[int, Entry] = {}
         self.next_expiry = math.inf
         self.owned: set[int] = set()
+        self.parks = False
         self.paused: set[int] = set()
 
 
@@ -131,6 +134,7 @@ class Queue:
         self.seats: list[Seat] = []
         self.owners: Owners | None = None
         self.flying = [0] * partitions
+        self.lines = Lines()
         self._fences = fences
         self._ready: list[list[_Item]] = [[] for _ in range(partitions)]
         self._waiting: list[tuple[float, int, Entry]] = []
@@ -164,16 +168,15 @@ class Queue:
         until_us = now.us + int(seat.member.lease * 1e6)
         while heads and len(batch) < limit:
             item, heap = heads[0]
+            if self.lines and self.lines.holds(item[2]):
+                _advance(heads, heap)
+                continue
             size = len(item[2].message.data)
             if size > room and batch:
                 break
             room -= size
-            heappop(heap)
             batch.append(self._leased(seat, item[2], lease_at, until_us))
-            if heap:
-                heapreplace(heads, (heap[0], heap))
-            else:
-                heappop(heads)
+            _advance(heads, heap)
         if lease_at < seat.next_expiry and seat.held:
             seat.next_expiry = lease_at
         return batch, room
@@ -221,7 +224,7 @@ class Queue:
         if settlement.action == "nack":
             self._nack(entry, settlement, now)
         elif settlement.action == "reject":
-            self._bury(entry, settlement, now)
+            self._bury(entry, settlement, now, parks=seat.parks)
         else:
             self.size -= 1
             self.outcomes[settlement.outcome] += 1
@@ -256,21 +259,25 @@ class Queue:
         delay = settlement.delay.total_seconds()
         if delay > 0:
             heappush(self._waiting, (now.mono + delay, entry.seq, entry))
+            self.lines.block(entry)
             self.wake()
         else:
             self._make_ready(entry)
 
     # ------------------------------------------------------------- dead
 
-    def _bury(self, entry: Entry, settlement: Settlement, now: Moment) -> None:
+    def _bury(self, entry: Entry, settlement: Settlement, now: Moment, *, parks: bool) -> None:
         self.size -= 1
         self.outcomes["dead"] += 1
         _record(entry, settlement)
         if self.group is not None:
             self.graves[f"{self.topic}/{self.group}/{entry.seq}"] = Grave(entry, now.us)
+            if parks:
+                self.lines.block(entry)
 
     def redrive(self, ids: Iterable[str]) -> int:
-        """Send its dead letters among `ids` again, at their place in the log."""
+        """Send its dead letters among `ids` again, at their place in the log; what their lanes
+        parked goes on behind them."""
         graves = self._dig(ids)
         for grave in graves:
             grave.entry.attempts = grave.entry.starts = 0
@@ -287,14 +294,22 @@ class Queue:
     def _dig(self, ids: Iterable[str]) -> list[Grave]:
         graves = [self.graves.pop(name) for name in ids if name in self.graves]
         self.outcomes["dead"] -= len(graves)
+        for grave in graves:
+            self._unblock(grave.entry)
         return graves
+
+    def _unblock(self, entry: Entry) -> None:
+        for behind in self.lines.unblock(entry):
+            self._make_ready(behind)
 
     # ------------------------------------------------------------- time
 
     def sweep(self, now: Moment) -> None:
         """Do what is due: retries come back, leases end, silent owners lose their partitions."""
         while self._waiting and self._waiting[0][0] <= now.mono:
-            self._make_ready(heappop(self._waiting)[2])
+            entry = heappop(self._waiting)[2]
+            self._unblock(entry)
+            self._make_ready(entry)
         for seat in self.seats:
             if seat.next_expiry <= now.mono:
                 self._expire(seat, now)
@@ -332,8 +347,8 @@ class Queue:
 
     @property
     def waiting(self) -> int:
-        """Given back with a delay that is not over."""
-        return len(self._waiting)
+        """Given back with a delay that is not over, or in line behind such a one."""
+        return len(self._waiting) + len(self.lines)
 
     def entries(self) -> Iterator[Entry]:
         """Every unsettled one, in no order."""
@@ -342,8 +357,18 @@ class Queue:
                 yield item[2]
         for waiting in self._waiting:
             yield waiting[2]
+        yield from self.lines.entries()
         for seat in self.seats:
             yield from seat.held.values()
+
+
+def _advance(heads: list[tuple[_Item, list[_Item]]], heap: list[_Item]) -> None:
+    """Take the first item off, where `heap` is the first of `heads`."""
+    heappop(heap)
+    if heap:
+        heapreplace(heads, (heap[0], heap))
+    else:
+        heappop(heads)
 
 
 def _record(entry: Entry, settlement: Settlement) -> None:

@@ -46,6 +46,7 @@ CAPABILITIES = Capabilities(
     cancel=True,
     redelivery_delay=True,
     attempts=True,
+    parking=True,
     dead_letters=True,
     priorities=10,
     atomic_settle=True,

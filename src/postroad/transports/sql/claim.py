@@ -18,13 +18,13 @@ _CLAIMS, _RETRIES = load("sqlite", "claims"), load("sqlite", "retries")
 _READ, _UNREAD, _ADVANCE = _LOG["read"], _GROUPS["unread"], _GROUPS["cursor_advance"]
 _APPENDED, _INSERT, _ANY_RETURNED = _LOG["appended"], _CLAIMS["insert"], _CLAIMS["any_returned"]
 _NEXT_DUE, _EXPIRES, _KEY = _RETRIES["next_due"], -3, -6
+NEVER = 1 << 62
+"""When what waits behind another one is due by itself."""
 _WASTE = 20
 """Ranges without a single deliverable message that one claim walks over."""
 
 Returned: TypeAlias = tuple[int, int, int, int, int, int, int, bytes | None, int, int]
 """(id, stream, first, size, starts, alone, lost, settled, partition, priority)"""
-Lanes: TypeAlias = dict[str, tuple[int, int]]
-"""Lanes that wait for a retry → (the first offset that waits, when the last one is due)."""
 
 
 def claim(
@@ -85,11 +85,12 @@ class _Claim:
         self._stopped: set[int] = set()
         self._fences: dict[int, int] = {}
         self._claim_fence: int | None = None
+        self._lanes_wait = self._any_parking = False
         self.chunks: list[Chunk] = []
 
     def from_topic(self, member: Membership) -> None:
         """Everything that may be handed out of one topic."""
-        if self._limit <= 0 or self._bytes <= 0:
+        if self._full():
             return
         readable = self._readable(member)
         due = self._run(_NEXT_DUE, (member.group_id,)).fetchone()[0]
@@ -99,10 +100,13 @@ class _Claim:
             found = self._run(_CLAIMS["returned"], (member.group_id,)).fetchall()
             returned = [row for row in found if readable(row[8])]
         if self._request.ordered:
+            parking = self._run(_RETRIES["any_parking"], (member.group_id,)).fetchone()
+            self._any_parking = parking is not None
+            self._lanes_wait = due is not None or self._any_parking
             self._again_in_order(member, returned, has_due, readable)
         else:
             self._again(member, returned, has_due)
-        self._from_log(member, readable, due is not None)
+        self._from_log(member, readable)
 
     def _readable(self, member: Membership) -> Callable[[int], bool]:
         paused = {part for topic, part in self._request.paused if topic == member.topic}
@@ -126,13 +130,14 @@ class _Claim:
         if has_due:
             args = (member.group_id, self._now, self._limit)
             for row in self._run(_RETRIES["due"], args).fetchall():
-                if self._limit <= 0 or self._bytes <= 0:
+                if self._full():
                     return
-                self._take_retry(member, row)
+                if self._take_retry(member, row):
+                    self._promote(member, row[1], row[3])
         for claim in sorted(returned, key=lambda row: -row[9]):
-            if self._limit <= 0 or self._bytes <= 0:
+            if self._full():
                 return
-            self._take_returned(member, claim, None, {})
+            self._take_returned(member, claim)
 
     def _again_in_order(
         self,
@@ -141,61 +146,104 @@ class _Claim:
         has_due: bool,
         readable: Callable[[int], bool],
     ) -> None:
-        """Stream by stream, merged by offset."""
-        streams = {(row[9], row[8], row[1]) for row in returned}
-        if has_due:
-            found = self._run(_RETRIES["streams"], (member.group_id, self._now)).fetchall()
-            streams |= {(row[2], row[1], row[0]) for row in found if readable(row[1])}
-        for _, _, stream in sorted(streams, key=lambda item: (-item[0], item[1])):
-            claims = [row for row in returned if row[1] == stream]
-            self._merge(member, stream, claims)
-
-    def _merge(self, member: Membership, stream: int, claims: list[Returned]) -> None:
-        args = (member.group_id, self._now, stream, max(self._limit, 1))
-        retries = self._run(_RETRIES["due_in_order"], args).fetchall()
-        more = len(retries) == args[3]
-        while (retries or claims) and self._limit > 0 and self._bytes > 0:
-            # Ranges may lie inside each other; an unsettled offset is in one place only.
-            claims.sort(key=_head)
-            if retries and (not claims or retries[0][2] < _head(claims[0])):
-                self._take_retry(member, retries.pop(0))
+        """Stream by stream: ranges that came back, whose messages stand behind whatever waits
+        before them in their lane; then every lane whose first message is due."""
+        found = self._run(_RETRIES["streams"], (member.topic_id,)).fetchall()
+        for stream, partition, _ in sorted(found, key=lambda row: (-row[2], row[1])):
+            if not readable(partition):
                 continue
-            if not retries and more:
-                break  # an earlier one may be among those not read
-            others = [retry[2] for retry in retries[:1]] + [_head(claim) for claim in claims[1:2]]
-            found = self._waiting_lanes(member, stream)
-            blocked = {lane: wait for lane, wait in found.items() if wait[1] > self._now}
-            until = min(others, default=None)
-            rest = self._take_returned(member, claims.pop(0), until, blocked)
+            claims = sorted((row for row in returned if row[1] == stream), key=_head)
+            if not self._take_all_returned(member, claims):
+                self._stopped.add(stream)
+            elif has_due:
+                self._take_due_lanes(member, stream)
+
+    def _take_all_returned(self, member: Membership, claims: list[Returned]) -> bool:
+        """Take ranges in the order of the log; whether nothing of them is left."""
+        while claims:
+            if self._full():
+                return False
+            # Ranges may lie inside each other; an unsettled offset is in one of them only.
+            until = _head(claims[1]) if len(claims) > 1 else None
+            rest = self._take_returned(member, claims.pop(0), until)
             if rest is not None:
                 claims.append(rest)
-        if claims:
-            self._stopped.add(stream)
+                claims.sort(key=_head)
+        return True
 
-    def _waiting_lanes(self, member: Membership, stream: int) -> Lanes:
-        if self._request.lane == "none":
-            return {}
-        found = self._run(_RETRIES["lanes"], (member.group_id, stream)).fetchall()
-        return {lane: (offset, due) for lane, offset, due in found}
+    def _take_due_lanes(self, member: Membership, stream: int) -> None:
+        args = (member.group_id, stream, self._now, self._limit)
+        walked: set[str] = set()
+        for row in self._run(_RETRIES["due_in_stream"], args).fetchall():
+            if self._full():
+                return
+            lane = row[3]
+            if lane is None:
+                self._take_retry(member, row)
+            elif lane not in walked:
+                walked.add(lane)
+                self._take_line(member, stream, lane)
 
-    def _take_retry(self, member: Membership, row: Row) -> None:
-        number, stream, offset, attempts, starts, alone, lost, failures = row[:8]
+    def _take_line(self, member: Membership, stream: int, lane: str) -> None:
+        """Take a lane from its first message, if that is due, up to one that is not due yet."""
+        where = (member.group_id, stream, lane)
+        parked = self._first_parking(*where)
+        for row in self._run(_RETRIES["line"], (*where, self._limit)).fetchall():
+            if (parked is not None and row[2] > parked) or self._now < row[4] < NEVER:
+                return
+            if self._full() or not self._take_retry(member, row):
+                break
+        self._promote(member, stream, lane)
+
+    def _promote(self, member: Membership, stream: int, lane: str | None) -> None:
+        """What stands first in the lane now is due, if it waited for what was taken."""
+        if lane is not None:
+            self._run(_RETRIES["next_in_line"], (member.group_id, stream, lane, self._now))
+
+    def _full(self) -> bool:
+        return self._limit <= 0 or self._bytes <= 0
+
+    def _must_wait(self, member: Membership, stream: int, row: Row) -> bool:
+        """Whether something stands before the row in its lane: a message that waits for its
+        retry, or a dead letter that parks it."""
+        lane = "" if self._request.lane == "total" else row[_KEY]
+        if lane is None:
+            return False
+        first = self._first_of(member, stream, lane)
+        return first is not None and first < row[0] & OFFSET_MASK
+
+    def _first_of(self, member: Membership, stream: int, lane: str) -> int | None:
+        where = (member.group_id, stream, lane)
+        waiting = self._run(_RETRIES["first_waiting"], where).fetchone()
+        parking = self._first_parking(*where)
+        found = [offset for offset in (waiting and waiting[0], parking) if offset is not None]
+        return min(found, default=None)
+
+    def _first_parking(self, group: int, stream: int, lane: str) -> int | None:
+        if not self._any_parking:
+            return None
+        found = self._run(_RETRIES["first_parking"], (group, stream, lane)).fetchone()[0]
+        return None if found is None else int(found)
+
+    def _take_retry(self, member: Membership, row: Row) -> bool:
+        """Hand out one that waited; whether it waits no more."""
+        number, stream, offset, _, _, attempts, starts, alone, lost, failures = row[:10]
         partition, priority = self._run(_RETRIES["stream"], (stream,)).fetchone()
         if (member.topic, partition) in self._request.paused:
-            return
+            return False
         if row[_EXPIRES] is not None and row[_EXPIRES] <= self._now:
             self._run(_RETRIES["delete"], (number,))
             groups.count(self._connection, member.group_id, "expired", 1)
-            return
+            return True
         if starts and self.chunks:
             self._limit = 0  # a suspect goes out alone, next time
-            return
-        self._run(_RETRIES["take"], (self._request.session.id, number))
+            return False
+        self._run(_RETRIES["take"], (self._request.session.id, self._now, number))
         if lost or attempts:
             groups.count(self._connection, member.group_id, "duplicates", 1)
         self._limit = 0 if starts else self._limit - 1
         self._bytes -= len(row[-2])
-        moved = (stream << OFFSET_BITS | offset, *row[8:])
+        moved = (stream << OFFSET_BITS | offset, *row[10:])
         self.chunks.append(
             Chunk(
                 Held(number, self._request.session.id),
@@ -209,9 +257,10 @@ class _Claim:
                 failures,
             )
         )
+        return True
 
     def _take_returned(
-        self, member: Membership, row: Returned, until: int | None, blocked: Lanes
+        self, member: Membership, row: Returned, until: int | None = None
     ) -> Returned | None:
         """Take what fits of a returned range, up to the offset `until`; the rest of it, if any,
         stays returned and comes back."""
@@ -248,7 +297,7 @@ class _Claim:
                 # A range of one message, so that its being alone shows.
                 span = (stream, fit[0][0] & OFFSET_MASK, 1)
                 mask = 0
-            taken = self._hand_out(member, span, fit, mask, blocked, partition, priority, past)
+            taken = self._hand_out(member, span, fit, mask, partition, priority, past)
             if lost and taken:
                 groups.count(self._connection, member.group_id, "duplicates", taken)
             if starts and taken:
@@ -257,9 +306,7 @@ class _Claim:
 
     # ------------------------------------------------ the log
 
-    def _from_log(
-        self, member: Membership, readable: Callable[[int], bool], lanes_wait: bool
-    ) -> None:
+    def _from_log(self, member: Membership, readable: Callable[[int], bool]) -> None:
         streams = [
             row
             for row in self._run(_UNREAD, (member.group_id, member.topic_id)).fetchall()
@@ -268,11 +315,10 @@ class _Claim:
         if len(streams) > 1:
             streams.sort(key=self._precedence)
         for stream, partition, priority, start, end in streams:
-            blocked = self._waiting_lanes(member, stream) if lanes_wait else {}
-            if stream in self._stopped or ("" in blocked and self._request.lane == "total"):
+            if stream in self._stopped or self._stands_still(member, stream):
                 continue
             wasted = 0
-            while start < end and self._limit > 0 and self._bytes > 0 and wasted < _WASTE:
+            while start < end and not self._full() and wasted < _WASTE:
                 base = stream << OFFSET_BITS
                 found = self._run(_READ, (base + start, base + end, self._limit)).fetchall()
                 fit = self._fitting(found)
@@ -281,13 +327,17 @@ class _Claim:
                 else:
                     first, start = fit[0][0] & OFFSET_MASK, (fit[-1][0] & OFFSET_MASK) + 1
                     span = (stream, first, start - first)
-                    taken = self._hand_out(
-                        member, span, fit, 0, blocked, partition, priority, FRESH
-                    )
+                    taken = self._hand_out(member, span, fit, 0, partition, priority, FRESH)
                     wasted += not taken
                 self._run(_ADVANCE, (member.group_id, stream, start))
-            if self._limit <= 0 or self._bytes <= 0:
+            if self._full():
                 return
+
+    def _stands_still(self, member: Membership, stream: int) -> bool:
+        """Whether all of the stream waits behind one message."""
+        if self._request.lane != "total" or not self._lanes_wait:
+            return False
+        return self._first_of(member, stream, "") is not None
 
     def _precedence(self, row: tuple[int, int, int, int, int]) -> tuple[int, int]:
         """Higher priorities first, then the stream whose head has waited longest."""
@@ -312,7 +362,6 @@ class _Claim:
         span: tuple[int, int, int],
         rows: list[Row],
         done: int,
-        blocked: Lanes,
         partition: int,
         priority: int,
         past: Past,
@@ -326,8 +375,8 @@ class _Claim:
             expires = row[_EXPIRES]
             if expires is not None and expires <= self._now:
                 expired += 1
-            elif blocked and self._park(member, stream, row, blocked, past):
-                pass
+            elif self._lanes_wait and self._must_wait(member, stream, row):
+                self._join_line(member, stream, row, past)
             else:
                 given.append(row)
                 continue
@@ -345,20 +394,11 @@ class _Claim:
         self.chunks.append(Chunk(token, member.topic, partition, priority, given, fence, past))
         return len(given)
 
-    def _park(self, member: Membership, stream: int, row: Row, blocked: Lanes, past: Past) -> bool:
-        """If the row's lane waits for a retry, let it wait behind it."""
-        lane = "" if self._request.lane == "total" else row[_KEY]
+    def _join_line(self, member: Membership, stream: int, row: Row, past: Past) -> None:
+        """Let a message wait behind those of its lane that wait."""
         offset = row[0] & OFFSET_MASK
-        if lane not in blocked or offset < blocked[lane][0]:
-            return False
-        self._run(
-            _RETRIES["insert"],
-            (
-                member.group_id, stream, offset, self._request.lane, blocked[lane][1],
-                0, past.starts, None, row[0],
-            ),
-        )  # fmt: skip
-        return True
+        values = (self._request.lane, self._now, 0, past.starts, None, row[0])
+        self._run(_RETRIES["insert"], (member.group_id, stream, offset, *values))
 
     def _insert(
         self,

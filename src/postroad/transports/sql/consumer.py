@@ -51,6 +51,7 @@ class GroupConsumer:
         self._lane: Lane = "none"
         if plan.ordered:
             self._lane = "total" if subscription.order == "total" else "key"
+        self._parks = plan.parks
         self._paused: frozenset[Partition] = frozenset()
         self._owned: set[Partition] = set()
         self._notices = NoticeQueue()
@@ -79,7 +80,7 @@ class GroupConsumer:
             session, memberships, changes = await self._log.write(self._join_in)
             self._session: Session = session
             self._numbers = Numbers(session)
-            self._settling = Settling(session.id, self._numbers, self._lane)
+            self._settling = Settling(session.id, self._numbers, self._lane, parks=self._parks)
             self._memberships = memberships
             self._lease_until_us = self._log.clock.now_us() + self._lease_us
             self._over = False

@@ -13,6 +13,7 @@ from postroad.transports.sql import groups
 from postroad.transports.sql.rows import Origin, Origins, Row, exposed, failures_of, message_of
 
 _SQL = load("sqlite", "reports")
+_NEXT_IN_LINE = load("sqlite", "retries")["next_in_line"]
 
 
 def rows(
@@ -45,13 +46,15 @@ def letter(row: Row, origins: Mapping[int, Origin]) -> DeadLetter:
 
 
 def redrive(connection: Connection, ids: Sequence[str], now_us: int) -> int:
-    """Let them go out again, as if they had never failed; how many there were."""
+    """Let them go out again, as if they had never failed, and behind each what its lane parked
+    meanwhile; how many there were."""
     return _each(connection, ids, None, now_us)
 
 
-def discard(connection: Connection, ids: Sequence[str]) -> int:
-    """Drop them, counted as discarded; how many there were."""
-    return _each(connection, ids, "discarded", 0)
+def discard(connection: Connection, ids: Sequence[str], now_us: int) -> int:
+    """Drop them, counted as discarded, and let go what their lanes parked behind them; how many
+    there were."""
+    return _each(connection, ids, "discarded", now_us)
 
 
 def _each(connection: Connection, ids: Sequence[str], outcome: str | None, now_us: int) -> int:
@@ -60,11 +63,14 @@ def _each(connection: Connection, ids: Sequence[str], outcome: str | None, now_u
         row = connection.execute(_SQL["dead_group"], (id_,)).fetchone() if id_.isdigit() else None
         if row is None:
             continue
+        group, _, lane = row
         if outcome is None:
             connection.execute(_SQL["redrive"], (now_us, id_))
         else:
-            groups.count(connection, row[0], outcome, 1)
+            groups.count(connection, group, outcome, 1)
         connection.execute(_SQL["dead_delete"], (id_,))
-        groups.count(connection, row[0], "dead", -1)
+        if lane is not None:
+            connection.execute(_NEXT_IN_LINE, (*row, now_us))
+        groups.count(connection, group, "dead", -1)
         number += 1
     return number

@@ -19,8 +19,6 @@ def deliveries(
 ) -> list[Delivery]:
     """The deliveries of one claim; with `in_order` by offset within each partition and priority,
     higher priorities first."""
-    if in_order and len(chunks) > 1:
-        chunks = sorted(chunks, key=lambda chunk: (-chunk.priority, chunk.topic, chunk.partition))
     found: list[Delivery] = []
     for chunk in chunks:
         failures = failures_of(chunk.failures)
@@ -44,4 +42,7 @@ def deliveries(
             )
             for row in chunk.rows
         ]
+    if in_order and len(chunks) > 1:
+        # The offset of a higher priority is higher: within a partition it has to come first.
+        found.sort(key=lambda one: (-one.message.priority, one.topic, one.partition, one.offset))
     return found

@@ -68,10 +68,11 @@ def sort(settlements: Sequence[Settlement], session: int) -> Answers:
 class Settling:
     """Settles for one consumer, on the writer's thread."""
 
-    def __init__(self, session: int, numbers: Numbers, lane: Lane) -> None:
+    def __init__(self, session: int, numbers: Numbers, lane: Lane, *, parks: bool) -> None:
         self._session = session
         self._numbers = numbers
         self._lane = lane
+        self._parks = parks
 
     def settle(
         self, connection: Connection, answers: Answers, now_us: int, *, held_lock: bool = False
@@ -163,18 +164,12 @@ class Settling:
         self, connection: Connection, claim: Claim, bit: int, settlement: Settlement, now_us: int
     ) -> None:
         offset = claim.first + bit
-        connection.execute(
-            _RETRIES["bury"],
-            (
-                claim.group_id,
-                claim.stream_id,
-                offset,
-                self._lane,
-                now_us,
-                failures_in(settlement),
-                claim.stream_id << OFFSET_BITS | offset,
-            ),
-        )
+        where = (claim.group_id, claim.stream_id, offset)
+        values = (self._lane, self._parks, now_us, failures_in(settlement))
+        position = claim.stream_id << OFFSET_BITS | offset
+        connection.execute(_RETRIES["bury"], (*where, *values, position))
+        if self._parks:
+            self._park_line(connection, *where, self._lane_of(settlement))
 
     def _retry(
         self,
@@ -185,21 +180,38 @@ class Settling:
         now_us: int,
     ) -> None:
         offset = claim.first + bit
+        where = (claim.group_id, claim.stream_id, offset)
+        due = now_us + duration_us(settlement.delay)
         # Its handler answered, so whatever crash it was suspected of was another's: starts 0.
-        connection.execute(
-            _RETRIES["insert"],
-            (
-                claim.group_id,
-                claim.stream_id,
-                offset,
-                self._lane,
-                now_us + duration_us(settlement.delay),
-                attempts_in(settlement),
-                0,
-                failures_in(settlement),
-                claim.stream_id << OFFSET_BITS | offset,
-            ),
-        )
+        values = (self._lane, due, attempts_in(settlement), 0, failures_in(settlement))
+        position = claim.stream_id << OFFSET_BITS | offset
+        connection.execute(_RETRIES["insert"], (*where, *values, position))
+        self._hush(connection, *where, self._lane_of(settlement), due)
+
+    def _lane_of(self, settlement: Settlement) -> str | None:
+        if self._lane == "total":
+            return ""
+        return settlement.delivery.message.key if self._lane == "key" else None
+
+    def _hush(
+        self,
+        connection: Connection,
+        group: int,
+        stream: int,
+        offset: int,
+        lane: str | None,
+        due_us: int,
+    ) -> None:
+        """What stood first in the lane until now goes out with the one before it."""
+        if lane is not None:
+            connection.execute(_RETRIES["hush"], (group, stream, lane, offset, due_us))
+
+    def _park_line(
+        self, connection: Connection, group: int, stream: int, offset: int, lane: str | None
+    ) -> None:
+        """What waits behind a dead letter waits for that."""
+        if lane is not None:
+            connection.execute(_RETRIES["park_line"], (group, stream, lane, offset))
 
     def _settle_held(
         self,
@@ -212,17 +224,22 @@ class Settling:
         row = connection.execute(_RETRIES["held"], (token.number, self._session)).fetchone()
         if row is None:
             return "stale"
+        group, stream, lane, offset = row
+        failures = failures_in(settlement)
         if settlement.action == "nack":
             due = now_us + duration_us(settlement.delay)
-            values = (due, attempts_in(settlement), failures_in(settlement), token.number)
+            values = (due, attempts_in(settlement), failures, token.number)
             connection.execute(_RETRIES["again"], values)
+            self._hush(connection, group, stream, offset, lane, due)
             return "done"
         if settlement.action == "reject":
-            failures = failures_in(settlement)
-            connection.execute(_RETRIES["bury_held"], (now_us, failures, token.number))
+            values = (self._parks, now_us, failures, token.number)
+            connection.execute(_RETRIES["bury_held"], values)
+            if self._parks:
+                self._park_line(connection, group, stream, offset, lane)
         connection.execute(_RETRIES["delete"], (token.number,))
         outcome = "dead" if settlement.action == "reject" else settlement.outcome
-        counts[row[2], outcome] += 1
+        counts[group, outcome] += 1
         return "done"
 
 

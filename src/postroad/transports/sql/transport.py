@@ -247,7 +247,10 @@ class SqliteTransport:
 
     async def discard(self, ids: Sequence[str]) -> int:
         """See `DeadLetters.discard`."""
-        return await self._log.write(lambda c: dead.discard(c, ids))
+        clock = self._log.clock
+        number = await self._log.write(lambda c: dead.discard(c, ids, clock.now_us()))
+        self._log.wake()
+        return number
 
     # ------------------------------------------------ the road's own life
 
@@ -305,6 +308,7 @@ def _capabilities(place: Place) -> Capabilities:
         cancel=True,
         redelivery_delay=True,
         attempts=True,
+        parking=True,
         expiry=True,
         dead_letters=True,
         priorities=len(PRIORITIES),

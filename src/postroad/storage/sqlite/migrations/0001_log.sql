@@ -139,7 +139,9 @@ CREATE TABLE postroad_claims (
 );
 CREATE INDEX postroad_claims_returned ON postroad_claims (group_id, stream_id, first_offset)
     WHERE session_id IS NULL;
--- Exceptions, each with its own copy of the message, so that the log may be trimmed.
+-- Exceptions, each with its own copy of the message, so that the log may be trimmed. In a lane
+-- the first one that waits is due some day; those behind it are due never (1 << 62) and go out
+-- with it. So a blocked lane costs one index entry that is looked at, however long it gets.
 CREATE TABLE postroad_retries (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     group_id INTEGER NOT NULL,
@@ -165,6 +167,8 @@ CREATE TABLE postroad_retries (
 );
 CREATE INDEX postroad_retries_due ON postroad_retries (group_id, due_us, stream_id, offset)
     WHERE session_id IS NULL;
+CREATE INDEX postroad_retries_stream ON postroad_retries (group_id, stream_id, due_us, offset)
+    WHERE session_id IS NULL;
 CREATE INDEX postroad_retries_lane ON postroad_retries (group_id, stream_id, lane, offset)
     WHERE lane IS NOT NULL AND session_id IS NULL;
 CREATE INDEX postroad_retries_session ON postroad_retries (session_id)
@@ -175,6 +179,7 @@ CREATE TABLE postroad_dead_letters (
     stream_id INTEGER NOT NULL,
     offset INTEGER NOT NULL,
     lane TEXT,
+    parks INTEGER NOT NULL,
     died_us INTEGER NOT NULL,
     failures BLOB,
     id TEXT NOT NULL,
@@ -187,3 +192,6 @@ CREATE TABLE postroad_dead_letters (
     envelope BLOB
 );
 CREATE INDEX postroad_dead_letters_group ON postroad_dead_letters (group_id, appended_us, stream_id, offset);
+-- Dead letters behind which their lane waits.
+CREATE INDEX postroad_dead_letters_parks ON postroad_dead_letters (group_id, stream_id, lane, offset)
+    WHERE parks;
