@@ -65,7 +65,7 @@ DELETE FROM postroad_retries WHERE group_id = ? AND EXISTS (
 UPDATE postroad_dead_letters SET parks = 0 WHERE group_id = ? AND parks;
 
 -- name: wake_lines
-UPDATE postroad_retries SET due_us = ? WHERE group_id = ? AND session_id IS NULL AND due_us = 1 << 62;
+UPDATE postroad_retries SET due_us = 0 WHERE group_id = ? AND session_id IS NULL AND due_us = 1 << 62;
 
 -- name: retries_count
 SELECT count(*) FROM postroad_retries WHERE group_id = ?;

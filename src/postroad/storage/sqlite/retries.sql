@@ -39,7 +39,7 @@ SELECT partition, priority FROM postroad_streams WHERE id = ?;
 SELECT min(due_us) FROM postroad_retries WHERE group_id = ? AND session_id IS NULL;
 
 -- name: take
-UPDATE postroad_retries SET session_id = ?, due_us = ?, begun = (starts = 0), lost = 0
+UPDATE postroad_retries SET session_id = ?, due_us = 0, begun = (starts = 0), lost = 0
 WHERE number = ?;
 
 -- name: insert
@@ -75,8 +75,8 @@ UPDATE postroad_retries SET due_us = 1 << 62
 WHERE group_id = ? AND stream_id = ? AND lane = ? AND session_id IS NULL AND offset > ?;
 
 -- name: next_in_line
-UPDATE postroad_retries SET due_us = ?4
-WHERE due_us > ?4 AND due_us = 1 << 62 AND number = (
+UPDATE postroad_retries SET due_us = 0
+WHERE due_us = 1 << 62 AND number = (
     SELECT number FROM postroad_retries
     WHERE group_id = ?1 AND stream_id = ?2 AND lane = ?3 AND session_id IS NULL
     ORDER BY offset LIMIT 1)

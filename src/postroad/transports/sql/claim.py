@@ -198,7 +198,7 @@ class _Claim:
     def _promote(self, member: Membership, stream: int, lane: str | None) -> None:
         """What stands first in the lane now is due, if it waited for what was taken."""
         if lane is not None:
-            self._run(_RETRIES["next_in_line"], (member.group_id, stream, lane, self._now))
+            self._run(_RETRIES["next_in_line"], (member.group_id, stream, lane))
 
     def _full(self) -> bool:
         return self._limit <= 0 or self._bytes <= 0
@@ -238,7 +238,7 @@ class _Claim:
         if starts and self.chunks:
             self._limit = 0  # a suspect goes out alone, next time
             return False
-        self._run(_RETRIES["take"], (self._request.session.id, self._now, number))
+        self._run(_RETRIES["take"], (self._request.session.id, number))
         if lost or attempts:
             groups.count(self._connection, member.group_id, "duplicates", 1)
         self._limit = 0 if starts else self._limit - 1
@@ -397,7 +397,7 @@ class _Claim:
     def _join_line(self, member: Membership, stream: int, row: Row, past: Past) -> None:
         """Let a message wait behind those of its lane that wait."""
         offset = row[0] & OFFSET_MASK
-        values = (self._request.lane, self._now, 0, past.starts, None, row[0])
+        values = (self._request.lane, 0, 0, past.starts, None, row[0])
         self._run(_RETRIES["insert"], (member.group_id, stream, offset, *values))
 
     def _insert(

@@ -14,6 +14,8 @@ from postroad.transports.sql.rows import Origin, Origins, Row, exposed, failures
 
 _SQL = load("sqlite", "reports")
 _NEXT_IN_LINE = load("sqlite", "retries")["next_in_line"]
+_DUE = 0
+"""At once, on any clock: one that is set back must not hold up what was redriven."""
 
 
 def rows(
@@ -45,19 +47,19 @@ def letter(row: Row, origins: Mapping[int, Origin]) -> DeadLetter:
     )
 
 
-def redrive(connection: Connection, ids: Sequence[str], now_us: int) -> int:
+def redrive(connection: Connection, ids: Sequence[str]) -> int:
     """Let them go out again, as if they had never failed, and behind each what its lane parked
     meanwhile; how many there were."""
-    return _each(connection, ids, None, now_us)
+    return _each(connection, ids, None)
 
 
-def discard(connection: Connection, ids: Sequence[str], now_us: int) -> int:
+def discard(connection: Connection, ids: Sequence[str]) -> int:
     """Drop them, counted as discarded, and let go what their lanes parked behind them; how many
     there were."""
-    return _each(connection, ids, "discarded", now_us)
+    return _each(connection, ids, "discarded")
 
 
-def _each(connection: Connection, ids: Sequence[str], outcome: str | None, now_us: int) -> int:
+def _each(connection: Connection, ids: Sequence[str], outcome: str | None) -> int:
     number = 0
     for id_ in dict.fromkeys(ids):
         row = connection.execute(_SQL["dead_group"], (id_,)).fetchone() if id_.isdigit() else None
@@ -65,12 +67,12 @@ def _each(connection: Connection, ids: Sequence[str], outcome: str | None, now_u
             continue
         group, _, lane = row
         if outcome is None:
-            connection.execute(_SQL["redrive"], (now_us, id_))
+            connection.execute(_SQL["redrive"], (_DUE, id_))
         else:
             groups.count(connection, group, outcome, 1)
         connection.execute(_SQL["dead_delete"], (id_,))
         if lane is not None:
-            connection.execute(_NEXT_IN_LINE, (*row, now_us))
+            connection.execute(_NEXT_IN_LINE, row)
         groups.count(connection, group, "dead", -1)
         number += 1
     return number

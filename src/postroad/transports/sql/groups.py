@@ -77,9 +77,9 @@ def restart(connection: Connection, topic_id: int, group_id: int, to: Start, now
     along its dead letters, which park nothing any more, and what waits for a retry and is in the
     log no more: reading the log again would not bring that back."""
     dead = int(connection.execute(_SQL["dead_count"], (group_id,)).fetchone()[0])
-    for statement in ("forget_counters", "forget_claims", "forget_retries", "unpark_lanes"):
+    forget = ("forget_counters", "forget_claims", "forget_retries", "unpark_lanes", "wake_lines")
+    for statement in forget:
         connection.execute(_SQL[statement], (group_id,))
-    connection.execute(_SQL["wake_lines"], (now_us, group_id))
     kept = int(connection.execute(_SQL["retries_count"], (group_id,)).fetchone()[0])
     connection.execute(_SQL["group_restart"], (now_us, dead + kept, group_id))
     if dead:

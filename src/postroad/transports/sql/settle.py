@@ -181,7 +181,7 @@ class Settling:
     ) -> None:
         offset = claim.first + bit
         where = (claim.group_id, claim.stream_id, offset)
-        due = now_us + duration_us(settlement.delay)
+        due = _due_us(now_us, settlement)
         # Its handler answered, so whatever crash it was suspected of was another's: starts 0.
         values = (self._lane, due, attempts_in(settlement), 0, failures_in(settlement))
         position = claim.stream_id << OFFSET_BITS | offset
@@ -227,7 +227,7 @@ class Settling:
         group, stream, lane, offset = row
         failures = failures_in(settlement)
         if settlement.action == "nack":
-            due = now_us + duration_us(settlement.delay)
+            due = _due_us(now_us, settlement)
             values = (due, attempts_in(settlement), failures, token.number)
             connection.execute(_RETRIES["again"], values)
             self._hush(connection, group, stream, offset, lane, due)
@@ -241,6 +241,12 @@ class Settling:
         outcome = "dead" if settlement.action == "reject" else settlement.outcome
         counts[group, outcome] += 1
         return "done"
+
+
+def _due_us(now_us: int, settlement: Settlement) -> int:
+    """When it may go out again. Without a delay that is on any clock: one that is set back an
+    hour must not hold it up, and its key with it."""
+    return now_us + duration_us(settlement.delay) if settlement.delay else 0
 
 
 def begin(connection: Connection, session: int, tokens: Iterable[Claim | Held]) -> None:

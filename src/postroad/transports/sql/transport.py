@@ -240,15 +240,13 @@ class SqliteTransport:
 
     async def redrive(self, ids: Sequence[str]) -> int:
         """See `DeadLetters.redrive`."""
-        clock = self._log.clock
-        number = await self._log.write(lambda c: dead.redrive(c, ids, clock.now_us()))
+        number = await self._log.write(lambda c: dead.redrive(c, ids))
         self._log.wake()
         return number
 
     async def discard(self, ids: Sequence[str]) -> int:
         """See `DeadLetters.discard`."""
-        clock = self._log.clock
-        number = await self._log.write(lambda c: dead.discard(c, ids, clock.now_us()))
+        number = await self._log.write(lambda c: dead.discard(c, ids))
         self._log.wake()
         return number
 
