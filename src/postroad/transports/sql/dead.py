@@ -13,6 +13,8 @@ from postroad.transports.sql import groups
 from postroad.transports.sql.rows import Origin, Origins, Row, exposed, failures_of, message_of
 
 _SQL = load("sqlite", "reports")
+_DUE = 0
+"""At once, on any clock: one that is set back must not hold up what was redriven."""
 
 
 def rows(
@@ -44,24 +46,24 @@ def letter(row: Row, origins: Mapping[int, Origin]) -> DeadLetter:
     )
 
 
-def redrive(connection: Connection, ids: Sequence[str], now_us: int) -> int:
+def redrive(connection: Connection, ids: Sequence[str]) -> int:
     """Let them go out again, as if they had never failed; how many there were."""
-    return _each(connection, ids, None, now_us)
+    return _each(connection, ids, None)
 
 
 def discard(connection: Connection, ids: Sequence[str]) -> int:
     """Drop them, counted as discarded; how many there were."""
-    return _each(connection, ids, "discarded", 0)
+    return _each(connection, ids, "discarded")
 
 
-def _each(connection: Connection, ids: Sequence[str], outcome: str | None, now_us: int) -> int:
+def _each(connection: Connection, ids: Sequence[str], outcome: str | None) -> int:
     number = 0
     for id_ in dict.fromkeys(ids):
         row = connection.execute(_SQL["dead_group"], (id_,)).fetchone() if id_.isdigit() else None
         if row is None:
             continue
         if outcome is None:
-            connection.execute(_SQL["redrive"], (now_us, id_))
+            connection.execute(_SQL["redrive"], (_DUE, id_))
         else:
             groups.count(connection, row[0], outcome, 1)
         connection.execute(_SQL["dead_delete"], (id_,))

@@ -193,7 +193,7 @@ class Settling:
                 claim.stream_id,
                 offset,
                 self._lane,
-                now_us + duration_us(settlement.delay),
+                _due_us(now_us, settlement),
                 attempts_in(settlement),
                 0,
                 failures_in(settlement),
@@ -213,7 +213,7 @@ class Settling:
         if row is None:
             return "stale"
         if settlement.action == "nack":
-            due = now_us + duration_us(settlement.delay)
+            due = _due_us(now_us, settlement)
             values = (due, attempts_in(settlement), failures_in(settlement), token.number)
             connection.execute(_RETRIES["again"], values)
             return "done"
@@ -224,6 +224,12 @@ class Settling:
         outcome = "dead" if settlement.action == "reject" else settlement.outcome
         counts[row[2], outcome] += 1
         return "done"
+
+
+def _due_us(now_us: int, settlement: Settlement) -> int:
+    """When it may go out again. Without a delay that is on any clock: one that is set back an
+    hour must not hold it up, and its key with it."""
+    return now_us + duration_us(settlement.delay) if settlement.delay else 0
 
 
 def begin(connection: Connection, session: int, tokens: Iterable[Claim | Held]) -> None:
