@@ -38,9 +38,7 @@ from postroad.errors import (
     StorageBusyError,
     StorageCorruptError,
     StorageError,
-    StorageFullError,
     StoragePermissionError,
-    StorageVersionError,
     UnknownTransportError,
 )
 
@@ -327,18 +325,6 @@ async def test_another_programs_database_keeps_what_is_in_it(tmp_path: Path) -> 
         assert books.execute("SELECT title FROM books").fetchall() == [("Emma",)]
 
 
-async def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "shop.db"
-    async with filled(path):
-        pass
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE postroad_meta SET value = 999 WHERE key = 'version'")
-    road, _ = make_road(path)
-    with unchanged(tmp_path), pytest.raises(StorageVersionError, match=r"999.*upgrade Postroad"):
-        await road.open()
-    await road.close()
-
-
 # --- places where nothing can be written -----------------------------------------------------
 
 
@@ -413,52 +399,6 @@ def _open_as_nobody(folder: Path) -> str:
         command = [sys.executable, "-c", _OPEN_AS_NOBODY, *urls]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     return done.stdout
-
-
-# --- a full disk -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("a small file system can be mounted by root only")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-async def test_a_full_disk_refuses_and_loses_nothing(small_disk: Path) -> None:
-    path = small_disk / "shop.db"
-    road, topic = make_road(path)
-    async with road:
-        accepted, error = await _publish_until_refused(road, topic)
-        assert isinstance(error.failed[0], StorageFullError)
-        assert accepted > 0
-        assert len(await road.browse("orders", limit=1000)) == accepted
-        _enlarge(small_disk)
-        await road.publish(topic, Order(accepted))
-    async with make_road(path)[0] as again:
-        found = [topic.decode(d.message.data).id for d in await again.browse("orders", limit=1000)]
-        assert found == list(range(accepted + 1))
-        assert (await again.audit()).verdict == "balanced"
-
-
-async def _publish_until_refused(road: Postroad, topic: Topic[Order]) -> tuple[int, PublishError]:
-    for number in range(10_000):
-        try:
-            await road.publish(topic, Order(number, "x" * 10_000))
-        except PublishError as error:
-            return number, error
-    raise AssertionError("it was never full")
-
-
-def _enlarge(disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
 
 
 # --- drivers' errors -------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import pytest
 from postroad import Postroad, Retention, Retry, Topic
 from postroad.errors import StorageBusyError
 from postroad.transports.sql import SqliteTransport
-from tests.integration.sqlite_road import JumpingClock, group, join, publish, road, take
 
 
 class Job(msgspec.Struct):
@@ -39,22 +38,6 @@ async def test_a_long_backlog_of_one_topic_starves_no_other(tmp_path: Path) -> N
             await seen.wait()
         stop.set()
         await running
-
-
-async def test_a_clock_set_back_frees_what_a_dead_member_held(tmp_path: Path) -> None:
-    clock, subscription = JumpingClock(), group(lease=timedelta(seconds=1))
-    async with road(tmp_path, subscription, clock=clock) as transport:
-        await publish(transport, range(20))
-        dead = await join(transport, subscription, lease=timedelta(seconds=1))
-        assert len(await take(dead)) == 20
-        keeper = dead._keeper  # type: ignore[attr-defined]
-        keeper.cancel()  # it is frozen: nothing renews its lease any more
-        clock.jump(seconds=-3600)
-        alive = await join(transport, subscription, lease=timedelta(seconds=1))
-        async with asyncio.timeout(10):
-            while not (found := await take(alive, wait=timedelta(seconds=0.2))):
-                clock.jump(seconds=1)
-        assert found
 
 
 async def test_a_road_that_was_locked_at_first_opens_later(tmp_path: Path) -> None:

@@ -234,18 +234,3 @@ async def test_a_token_is_accepted_once(tmp_path: Path) -> None:
         calls = [road_.publish_once("tick 12:00", [(PLAIN, message)]) for road_ in (one, two, one)]
         assert sorted(await asyncio.gather(*calls)) == [False, False, True]
         assert (await one.lag(NAME, "g")).messages == 1
-
-
-async def test_a_clock_that_is_set_back_stops_nothing(tmp_path: Path) -> None:
-    clock, subscription = JumpingClock(), group()
-    async with road(tmp_path, subscription, clock=clock) as transport:
-        consumer = await join(transport, subscription)
-        await publish(transport, [1])
-        held = await take(consumer)
-        clock.jump(hours=-1)
-        await publish(transport, [2])
-        assert await ack(consumer, [*held, *await take(consumer)]) == {"done"}
-        clock.jump(hours=2)
-        await publish(transport, [3])
-        assert ns(await take(consumer, wait=SOON)) == [3]
-        assert balance(await transport.account(NAME, "g")) == 0

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from postroad.errors import StorageBusyError
 from postroad.storage.errors import denied, is_busy, mapped
-from postroad.storage.migrations import check, migrate
+from postroad.storage.migrations import check, migrate, recheck
 
 _CACHE_KIB = 32 * 1024
 _WAL_PAGES = 4000
@@ -46,12 +46,18 @@ class Connection(sqlite3.Connection):
     memo: dict[Any, Any]
     seen: int
 
-    def fresh(self) -> None:
-        """Empty the memo if another connection has committed. Call it inside the transaction."""
+    def fresh(self, path: Path) -> None:
+        """If another connection has committed, empty the memo and see whether the tables are
+        still those we know. Call it inside the transaction.
+
+        Raises:
+            StorageVersionError: a newer Postroad has migrated the file meanwhile.
+        """
         version: int = self.execute("PRAGMA data_version").fetchone()[0]
         if version != self.seen:
-            self.seen = version
             self.memo.clear()
+            recheck(self, path)
+            self.seen = version
 
     def abandon(self) -> None:
         """Roll back whatever is open, and forget what was read in it."""
@@ -144,9 +150,14 @@ def begin(connection: Connection, place: Place) -> None:
 
     Raises:
         StorageBusyError: another process held the lock all the time.
+        StorageVersionError: a newer Postroad has migrated the file since it was opened.
     """
     _with_patience(place, lambda: connection.execute("BEGIN IMMEDIATE"))
-    connection.fresh()
+    try:
+        connection.fresh(place.path)
+    except BaseException:
+        connection.abandon()
+        raise
 
 
 def _with_patience(place: Place, action: Any) -> None:

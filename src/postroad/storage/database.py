@@ -58,12 +58,12 @@ class Database:
     def read(self, function: Callable[[Connection], R]) -> asyncio.Future[R]:
         """Run a function on one snapshot. Never waits for writers, nor they for it."""
         self.usable()
-        return self._reader.submit(snapshot(function))
+        return self._reader.submit(snapshot(function, self.place.path))
 
     def scan(self, function: Callable[[Connection], R]) -> asyncio.Future[R]:
         """As `read`, for what may take long: a count of millions of rows holds up no reader."""
         self.usable()
-        return self._scanner.submit(snapshot(function))
+        return self._scanner.submit(snapshot(function, self.place.path))
 
     def handle(self, function: Callable[[Connection], R]) -> asyncio.Future[R]:
         """Run a function on the connection of handlers' transactions, outside any transaction

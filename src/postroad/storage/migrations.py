@@ -7,6 +7,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from postroad.core.clock import SystemClock
 from postroad.errors import StorageVersionError
 from postroad.storage.statements import load, read
 
@@ -41,11 +42,27 @@ def check(connection: sqlite3.Connection, path: Path) -> bool:
     """
     found, known = version(connection), len(migrations())
     if found > known:
-        raise StorageVersionError(
-            f"{path} has version {found} of Postroad's tables, this Postroad knows up to {known}; "
-            "upgrade Postroad, or name another file"
-        )
+        raise _newer(path, found)
     return found < known
+
+
+def recheck(connection: sqlite3.Connection, path: Path) -> None:
+    """Whether the tables of a file in use are still the ones we know: another process may have
+    migrated it. To be called inside a transaction, before anything in it. Only reads.
+
+    Raises:
+        StorageVersionError: they are not; nothing is changed.
+    """
+    row = connection.execute(_SQL["version"]).fetchone()
+    if row is not None and row[0] != len(migrations()):
+        raise _newer(path, int(row[0]))
+
+
+def _newer(path: Path, found: int) -> StorageVersionError:
+    return StorageVersionError(
+        f"{path} has version {found} of Postroad's tables, this Postroad knows up to "
+        f"{len(migrations())}; upgrade Postroad, or name another file"
+    )
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
@@ -54,15 +71,32 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     that it is done. Tables that are not ours stay untouched.
 
     Raises:
-        StorageVersionError: as in `check`.
+        StorageVersionError: as in `check`; or consumers of the older version are at work.
     """
     if not check(connection, path):
         return
+    _refuse_in_use(connection, path)
     connection.execute(_SQL["create_meta"])
     for script in migrations()[version(connection) :]:
         for statement in split(script):
             connection.execute(statement)
     connection.execute(_SQL["set_version"], (len(migrations()),))
+
+
+def _refuse_in_use(connection: sqlite3.Connection, path: Path) -> None:
+    """Consumers of an older version would be cut off in the middle of their work. A publisher
+    leaves no trace here; it finds out by `recheck`."""
+    found = version(connection)
+    if not found:
+        return
+    owners = connection.execute(_SQL["in_use"], (SystemClock().now_us(),)).fetchall()
+    if owners:
+        names = ", ".join(sorted({owner for (owner,) in owners}))
+        raise StorageVersionError(
+            f"{path} has version {found} of Postroad's tables and is in use by consumers of an "
+            f"older Postroad ({names}), this Postroad would bring it to {len(migrations())}; stop "
+            "them (a killed one counts until its lease is over), or name another file"
+        )
 
 
 def split(script: str) -> list[str]:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -78,12 +79,13 @@ def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | Non
         future.set_exception(error)
 
 
-def snapshot(function: Callable[[Connection], R]) -> Callable[[Connection], R]:
-    """The function with all its reads at one instant of the database."""
+def snapshot(function: Callable[[Connection], R], path: Path) -> Callable[[Connection], R]:
+    """The function with all its reads at one instant of the database, of the version we know."""
 
     def within(connection: Connection) -> R:
         connection.execute("BEGIN")
         try:
+            connection.fresh(path)
             return function(connection)
         finally:
             connection.execute("ROLLBACK")

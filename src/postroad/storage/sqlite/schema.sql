@@ -10,3 +10,6 @@ SELECT value FROM postroad_meta WHERE key = 'version';
 -- name: set_version
 INSERT INTO postroad_meta (key, value) VALUES ('version', ?)
 ON CONFLICT (key) DO UPDATE SET value = excluded.value;
+
+-- name: in_use
+SELECT owner FROM postroad_sessions WHERE lease_until_us > ? ORDER BY id;

@@ -22,7 +22,7 @@ from postroad.errors import GroupActiveError, NotSupportedError, PostroadError
 from postroad.storage.connection import Connection, Place
 from postroad.storage.database import Database
 from postroad.storage.statements import load
-from postroad.transports.sql import browse, dead, groups, reports, retention
+from postroad.transports.sql import browse, dead, groups, reports, retention, sessions
 from postroad.transports.sql.append import forget_next_due
 from postroad.transports.sql.consumer import GroupConsumer
 from postroad.transports.sql.handing import deliveries
@@ -90,14 +90,16 @@ class SqliteTransport:
             if self._closing is not None:
                 await asyncio.shield(self._closing)
                 self._closing, self._keeper, self._notices = None, None, NoticeQueue()
-            if self._keeper is None:
+            first = self._keeper is None
+            if first:
                 database = await Database.open(self._place, self._log.wake)
                 self._log.opened(database)
                 self._keeper = asyncio.ensure_future(self._keep())
             try:
                 await self._log.write(lambda c: self._declare(c, topics, subscriptions))
             except BaseException:
-                if not self._consumers:
+                # One more topic that cannot be declared now is no reason to close on the others.
+                if first:
                     await self.close()
                 raise
 
@@ -202,6 +204,8 @@ class SqliteTransport:
         """See `Source.seek`. A position is exact in its partition; elsewhere it stands for the
         instant at which its message was accepted."""
         await self._log.promoted()
+        # Nobody else may be there to see that a lease is over, or is of a clock that was set back.
+        await self._log.write(lambda c: sessions.sweep(c, group, self._log.clock.now_us()))
 
         def operation(connection: Connection) -> None:
             now = self._log.clock.now_us()
