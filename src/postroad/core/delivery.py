@@ -124,8 +124,9 @@ class Delivery(msgspec.Struct, kw_only=True, eq=False):
 
 
 Action: TypeAlias = Literal["ack", "nack", "reject"]
-Outcome: TypeAlias = Literal["handled", "filtered", "expired", "shed", "discarded"]
-"""What an ack stands for; the audit counts each apart. A reject is counted as `dead`."""
+Outcome: TypeAlias = Literal["handled", "filtered", "expired", "shed", "discarded", "moved"]
+"""What an ack stands for; the audit counts each apart. A reject is counted as `dead`. `moved`: it
+was written to the store, and what becomes of it is counted there."""
 
 
 class Settlement(msgspec.Struct, frozen=True, gc=False):

@@ -6,7 +6,7 @@ from one event loop. A transport raises only `postroad.errors`; a driver's error
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -267,6 +267,27 @@ class DeadLetters(Protocol):
 
     async def discard(self, ids: Sequence[str]) -> int:
         """Drop them for good, counted as discarded; returns how many there were."""
+        ...
+
+
+@runtime_checkable
+class Keeps(DeadLetters, Protocol):
+    """A transport that can be the store of another one: what that cannot keep is published to a
+    topic of its own here, and worked off from here."""
+
+    async def bury(
+        self, topic: Topic[Any], group: str, letters: Sequence[DeadLetter], *, parks: bool
+    ) -> None:
+        """Take in dead letters of another road, in order, as the group's on that topic. With
+        `parks` what is published to the topic later, of their keys, waits behind them."""
+        ...
+
+    async def unsettled_keys(self, topic: str, group: str) -> Collection[str]:
+        """The keys of which the group has anything unsettled, or a dead letter that parks it.
+
+        Raises:
+            NotFoundError: no such topic or group.
+        """
         ...
 
 

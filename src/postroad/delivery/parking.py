@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeAlias
 
 from postroad.core.clock import Clock
 from postroad.core.delivery import Delivery, Partition, Settlement
 from postroad.delivery.lanes import LaneKey, Lanes
+from postroad.delivery.moving import Moving
+from postroad.delivery.patience import patiently
+
+_AT_ONCE = timedelta(microseconds=1)
+"""A delay, so that the message is moved, and none that anybody would notice."""
 
 
 @dataclass(slots=True)
@@ -62,6 +68,9 @@ class Parking:
         self._answer(Settlement(delivery, "nack", delay=timedelta(seconds=rest)))
         return True
 
+    async def look(self, batch: Sequence[Delivery]) -> None:
+        """To be called with each batch before `turns_away`; here everything is known."""
+
     def settled(self, settlements: Sequence[Settlement]) -> None:
         """The road has heard these answers."""
         for settlement in settlements if self._heads else ():
@@ -90,3 +99,81 @@ class Parking:
         self._answer(answer)
         for delivery in behind:
             self._answer(Settlement(delivery, "nack", delay=delay))
+
+
+_Key: TypeAlias = tuple[str, str]
+"""Topic and key."""
+
+
+class StoreParking(Parking):
+    """Parks lanes in the store of a road that keeps no order behind a delay.
+
+    Whoever owns a partition is the only one who moves its messages. So it asks the store once
+    which keys an earlier owner has left there; after that it knows them all, and asks again only
+    when more comes of a key that was parked: the store may have done with it by then.
+    """
+
+    def __init__(
+        self, lanes: Lanes, clock: Clock, answer: Callable[[Settlement], None], moving: Moving
+    ) -> None:
+        super().__init__(lanes, clock, answer)
+        self._moving = moving
+        self._known: set[Partition] = set()
+        self._keys: dict[_Key, int] = {}
+        self._under_way: dict[int, _Key] = {}
+
+    async def look(self, batch: Sequence[Delivery]) -> None:
+        """Find out what the store still has of the keys of this batch."""
+        new = {(one.topic, one.partition) for one in batch} - self._known
+        keys = {key for one in batch if (key := _key(one)) in self._keys}
+        # What is still on its way there is not there yet.
+        idle = {key for key in keys if not self._keys[key]}
+        if not new and not idle:
+            return
+        topics = {topic for topic, _ in (*new, *idle)}
+        unsettled = await patiently(self._clock, lambda: self._moving.unsettled_keys(topics))
+        for key in idle - unsettled:
+            del self._keys[key]
+        for key in unsettled:
+            self._keys.setdefault(key, 0)
+        self._known |= new
+
+    def turns_away(self, delivery: Delivery) -> bool:
+        """Whether its key is parked; it joins it then."""
+        key = _key(delivery)
+        if key is None or key not in self._keys:
+            return False
+        self._move(delivery, Settlement(delivery, "nack", delay=_AT_ONCE))
+        return True
+
+    def settled(self, settlements: Sequence[Settlement]) -> None:
+        """The store and the road have heard these answers."""
+        for settlement in settlements if self._under_way else ():
+            key = self._under_way.pop(id(settlement.delivery), None)
+            if key is not None and key in self._keys:
+                self._keys[key] -= 1
+
+    def receiving(self) -> None:
+        """What is parked stays so until the store has done with it."""
+
+    def forget(self, partitions: Collection[Partition]) -> None:
+        """These are no longer ours: their next owner, or we if they come back, asks again."""
+        self._known -= set(partitions)
+
+    def _give_back(self, head: Delivery, answer: Settlement, delay: timedelta) -> None:
+        behind = self._lanes.end(head)
+        self._move(head, answer)
+        for delivery in behind:
+            self._move(delivery, Settlement(delivery, "nack", delay=max(delay, _AT_ONCE)))
+
+    def _move(self, delivery: Delivery, answer: Settlement) -> None:
+        key = _key(delivery)
+        if key is not None:
+            self._keys[key] = self._keys.get(key, 0) + 1
+            self._under_way[id(delivery)] = key
+        self._answer(answer)
+
+
+def _key(delivery: Delivery) -> _Key | None:
+    key = delivery.message.key
+    return None if key is None else (delivery.topic, key)

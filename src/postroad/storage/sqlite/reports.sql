@@ -21,6 +21,30 @@ JOIN postroad_groups g ON g.id = d.group_id
 JOIN postroad_topics t ON t.id = g.topic_id
 ORDER BY d.appended_us, d.stream_id, d.offset;
 
+-- name: dead_insert
+INSERT INTO postroad_dead_letters
+    (group_id, stream_id, offset, lane, parks, died_us, failures,
+     id, origin, key, time_us, appended_us, expires_at_us, data, envelope)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: unsettled_keys
+SELECT key FROM postroad_messages m WHERE m.position >= ?1 AND m.position < ?2 AND key IS NOT NULL
+UNION
+SELECT key FROM postroad_retries WHERE group_id = ?3 AND key IS NOT NULL
+UNION
+SELECT lane FROM postroad_dead_letters WHERE group_id = ?3 AND parks AND lane IS NOT NULL;
+
+-- name: unread_from
+SELECT s.id, min(coalesce(c.next_offset, 0), coalesce(
+           (SELECT min(first_offset) FROM postroad_claims k
+            WHERE k.group_id = ?1 AND k.stream_id = s.id), 1 << 62)), s.next_offset
+FROM postroad_streams s
+LEFT JOIN postroad_cursors c ON c.group_id = ?1 AND c.stream_id = s.id
+WHERE s.topic_id = ?2;
+
+-- name: cursor
+SELECT next_offset FROM postroad_cursors WHERE group_id = ? AND stream_id = ?;
+
 -- name: dead_group
 SELECT group_id, stream_id, lane FROM postroad_dead_letters WHERE number = ?;
 

@@ -327,7 +327,8 @@ class _Claim:
                 else:
                     first, start = fit[0][0] & OFFSET_MASK, (fit[-1][0] & OFFSET_MASK) + 1
                     span = (stream, first, start - first)
-                    taken = self._hand_out(member, span, fit, 0, partition, priority, FRESH)
+                    gaps = 0 if len(fit) == span[2] else _gaps(fit, first, span[2])
+                    taken = self._hand_out(member, span, fit, gaps, partition, priority, FRESH)
                     wasted += not taken
                 self._run(_ADVANCE, (member.group_id, stream, start))
             if self._full():
@@ -419,6 +420,14 @@ def _head(row: Returned) -> int:
     """The first unsettled offset of a returned range."""
     done = int.from_bytes(row[7], "little") if row[7] else 0
     return row[2] + (~done & (done + 1)).bit_length() - 1
+
+
+def _gaps(rows: list[Row], first: int, size: int) -> int:
+    """A bit for each offset of a range that has no row: it went to the dead letters at once."""
+    there = 0
+    for row in rows:
+        there |= 1 << (row[0] & OFFSET_MASK) - first
+    return ~there & (1 << size) - 1
 
 
 def _bitmap(bits: int, size: int) -> bytes | None:

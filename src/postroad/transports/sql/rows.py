@@ -3,7 +3,7 @@ origin, stored once; what few have is one small JSON array, NULL for most."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
@@ -119,8 +119,12 @@ def failures_in(settlement: Settlement) -> bytes | None:
     failures = settlement.delivery.failures
     if settlement.failure is not None:
         failures = (*failures, settlement.failure)
-    failures = failures[-_KEPT_FAILURES:]
-    return _encode(failures) if failures else None
+    return encoded_failures(failures)
+
+
+def encoded_failures(failures: Sequence[Failure]) -> bytes | None:
+    """Failures as they are recorded: the last hundred of them."""
+    return _encode(failures[-_KEPT_FAILURES:]) if failures else None
 
 
 def exposed(offset: int, priority: int) -> int:

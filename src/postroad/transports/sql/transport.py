@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
@@ -22,7 +22,7 @@ from postroad.errors import GroupActiveError, NotSupportedError, PostroadError
 from postroad.storage.connection import Connection, Place
 from postroad.storage.database import Database
 from postroad.storage.statements import load
-from postroad.transports.sql import browse, dead, groups, reports, retention, sessions
+from postroad.transports.sql import browse, dead, groups, keeping, reports, retention, sessions
 from postroad.transports.sql.append import forget_next_due
 from postroad.transports.sql.consumer import GroupConsumer
 from postroad.transports.sql.handing import deliveries
@@ -46,7 +46,7 @@ _RISK = {
 
 
 class SqliteTransport:
-    """`Transport`, `Source`, `Audited`, `Cancels`, `OnceTokens` and `DeadLetters` on one file.
+    """`Transport`, `Source`, `Audited`, `Cancels`, `OnceTokens` and `Keeps` on one file.
 
     Args:
         url: `sqlite:///relative.db` or `sqlite:////absolute.db`, with `?durability=full|normal`
@@ -253,6 +253,19 @@ class SqliteTransport:
         number = await self._log.write(lambda c: dead.discard(c, ids))
         self._log.wake()
         return number
+
+    async def bury(
+        self, topic: Topic[Any], group: str, letters: Sequence[DeadLetter], *, parks: bool
+    ) -> None:
+        """See `Keeps.bury`."""
+        log = self._log
+        await log.write(
+            lambda c: keeping.bury(c, log.origins, topic, group, letters, parks, log.clock.now_us())
+        )
+
+    async def unsettled_keys(self, topic: str, group: str) -> Collection[str]:
+        """See `Keeps.unsettled_keys`."""
+        return await self._log.read(lambda c: keeping.unsettled_keys(c, topic, group))
 
     # ------------------------------------------------ the road's own life
 
