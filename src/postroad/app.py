@@ -16,7 +16,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib import import_module
 from typing import Any, TypedDict, TypeVar, Unpack, get_args
@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 from postroad.core.capabilities import Capabilities
 from postroad.core.clock import Clock, SystemClock
 from postroad.core.contract import (
+    NOTHING_STORED,
     Contract,
     Setting,
     check,
@@ -42,15 +43,18 @@ from postroad.core.reports import Lag, TopicInfo
 from postroad.core.retry import Retry
 from postroad.core.subscription import Batch, Guarantee, Order, Subscription
 from postroad.core.topic import NO_OPTIONS, Options, PublishOptions, Topic
-from postroad.core.transport import Audited, Cancels, Source, Transport
+from postroad.core.transport import Audited, Cancels, DeadLetters, Keeps, Source, Transport
 from postroad.delivery.audit import Audit, audit
 from postroad.delivery.dead_letters import DeadLetterDesk
 from postroad.delivery.execution import Decode, describe, inside_transaction
 from postroad.delivery.handler import Handler, accepts, inspect_handler
+from postroad.delivery.moving import Moving
 from postroad.delivery.observers import Observers
 from postroad.delivery.publisher import Publisher
+from postroad.delivery.rate import make_limiter
 from postroad.delivery.runner import Runner, Work
 from postroad.delivery.schedule import Every, Ticker, ticks_of
+from postroad.delivery.stored import StoredLetters
 from postroad.delivery.sync import SyncRoad
 from postroad.delivery.tail import tail
 from postroad.errors import (
@@ -117,6 +121,9 @@ class Postroad:
 
     Args:
         url: which transport, e.g. `sqlite:///shop.db`, `memory://`.
+        store: the URL of another road that keeps what this one cannot: retries that wait, parked
+            keys, dead letters. What a road keeps itself stays there. It is written first, then
+            the road is told. A file serves the workers of one host only.
         name: the CloudEvents source of what is published; the program's own name by default.
         hooks: where metrics, traces and logs attach.
         clock: time, for tests.
@@ -129,6 +136,7 @@ class Postroad:
         self,
         url: str,
         *,
+        store: str | None = None,
         name: str = "postroad",
         hooks: Hooks | None = None,
         clock: Clock | None = None,
@@ -139,9 +147,11 @@ class Postroad:
         self.clock: Clock = clock or SystemClock()
         self.topics: dict[str, Topic[Any]] = {}
         self.subscriptions: list[Bound] = []
-        self.dead_letters = DeadLetterDesk(self._ready)
+        self.dead_letters = DeadLetterDesk(self._keepers)
         self._url = url
         self._transport: Transport = connect(url, self.clock)
+        self._store_url = store
+        self._store: Transport | None = None if store is None else connect_store(store, self.clock)
         self._observers = Observers(self.hooks)
         self._observed = False
         self._schedules: list[Every] = []
@@ -277,7 +287,10 @@ class Postroad:
             and other.subscription.source_name == mine.source_name
         )
         return Setting(
-            peers=peers, wants_tx=bound.handler.wants_tx, is_async=bound.handler.is_async
+            peers=peers,
+            wants_tx=bound.handler.wants_tx,
+            is_async=bound.handler.is_async,
+            store=None if self._store is None else self._store.capabilities,
         )
 
     def _declare(self, topic: Topic[Any]) -> None:
@@ -303,6 +316,8 @@ class Postroad:
             self.check()
             topics = list(self.topics.values())
             await self._transport.open(topics, [bound.subscription for bound in self.subscriptions])
+            if self._store is not None:
+                await self._store.open([], [])
             self._prepared.update(topics)
             self._publisher = Publisher(self._transport, self.hooks)
             self._watching = asyncio.create_task(self._watch())
@@ -313,6 +328,8 @@ class Postroad:
         if publisher is not None:
             await publisher.close()
         await self._transport.close()
+        if self._store is not None:
+            await self._store.close()
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
@@ -355,7 +372,7 @@ class Postroad:
         mine = self._publisher is None
         await self.open()
         stopping = asyncio.Event()
-        made = [self._runner(bound) for bound in self.subscriptions]
+        made = [runner for bound in self.subscriptions for runner in await self._runners(bound)]
         runners = [asyncio.create_task(runner.run(stopping, drain)) for runner in made]
         tickers = [asyncio.create_task(self._ticker(every).run()) for every in self._schedules]
         waiting = asyncio.create_task(stop.wait())
@@ -405,17 +422,39 @@ class Postroad:
             if mine:
                 await self.close()
 
-    def _runner(self, bound: Bound) -> Runner:
-        work = Work(
+    async def _runners(self, bound: Bound) -> list[Runner]:
+        """One on the road, and one on the store if anything of it goes there."""
+        sub, contract = bound.subscription, self._contract(bound)
+        work = self._work(bound, contract)
+        store = self._store
+        if store is None or contract.stored == NOTHING_STORED:
+            return [Runner(work, self._transport, self.hooks, self.clock)]
+        moving = Moving(
+            store,
+            sub,
+            self.clock,
+            retries=contract.stored.retries,
+            parks=contract.plan.parks and sub.order == "key",
+        )
+        await moving.open()
+        # What was filtered or shed on the way in is not moved.
+        again = replace(work, stored=True, subscription=replace(sub, filter=None, shed=None))
+        return [
+            Runner(replace(work, moving=moving), self._transport, self.hooks, self.clock),
+            Runner(again, store, self.hooks, self.clock),
+        ]
+
+    def _work(self, bound: Bound, contract: Contract) -> Work:
+        return Work(
             subscription=bound.subscription,
-            contract=self._contract(bound),
+            contract=contract,
             handler=bound.handler,
             decode_for=lambda name: self._decoder(name, bound.handler, bound.subscription),
             max_payload=self._max_payload,
             publish=self._publish_entries,
             source=self.name,
+            limiter=make_limiter(bound.subscription, self._transport, self.clock),
         )
-        return Runner(work, self._transport, self.hooks, self.clock)
 
     def _ticker(self, every: Every) -> Ticker:
         return Ticker(every, self._transport, self.clock, source=self.name, prepare=self._prepare)
@@ -542,7 +581,9 @@ class Postroad:
                 raise NotSupportedError(
                     f"{self.url} lives inside one event loop; use a road that processes share"
                 )
-            self._sync = SyncRoad(lambda: Postroad(self._url, name=self.name, hooks=self.hooks))
+            self._sync = SyncRoad(
+                lambda: Postroad(self._url, store=self._store_url, name=self.name, hooks=self.hooks)
+            )
         return self._sync
 
     def _envelope_with(self, topic: Topic[T], payload: T, options: Options) -> Message:
@@ -682,6 +723,16 @@ class Postroad:
         self._open_publisher()
         return self._transport
 
+    async def _keepers(self) -> Sequence[DeadLetters]:
+        """Who keeps dead letters: the road, the store, or both."""
+        found: list[DeadLetters] = []
+        transport = await self._ready()
+        if isinstance(transport, DeadLetters):
+            found.append(transport)
+        if isinstance(self._store, DeadLetters):
+            found.append(StoredLetters(self._store))
+        return found
+
     async def _source(self) -> Source:
         transport = await self._ready()
         if not isinstance(transport, Source):
@@ -732,6 +783,22 @@ def connect(url: str, clock: Clock) -> Transport:
         ) from None
     transport: Transport = make(url, clock=clock)
     return transport
+
+
+def connect_store(url: str, clock: Clock) -> Transport:
+    """As `connect`, for a road that is to keep what another one cannot.
+
+    Raises:
+        DeclarationError: it cannot keep that either.
+    """
+    store = connect(url, clock)
+    able = store.capabilities
+    if not isinstance(store, Keeps) or not (able.parking and able.dead_letters and able.durable):
+        raise DeclarationError(
+            f"{mask(url)} cannot be a store: that takes a durable road that keeps retries, parked "
+            "keys and dead letters, such as sqlite:///store.db"
+        )
+    return store
 
 
 def _is_readable(url: str) -> bool:

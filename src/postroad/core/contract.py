@@ -40,12 +40,29 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What of one subscription goes to the store, because its road cannot keep it.
+
+    Attributes:
+        retries: what is to come again later, and the keys that it blocks.
+        dead_letters: what was given up; also wherever retries go, so that they are in one place.
+    """
+
+    retries: bool = False
+    dead_letters: bool = False
+
+
+NOTHING_STORED = Stored()
+
+
+@dataclass(frozen=True)
 class Contract:
     """What a subscription (or a topic's publishing side) gets from one road."""
 
     subject: str
     terms: tuple[Term, ...]
     plan: Plan = field(default_factory=Plan)
+    stored: Stored = field(default_factory=lambda: NOTHING_STORED)
 
     @property
     def gaps(self) -> tuple[str, ...]:
@@ -67,12 +84,14 @@ class Setting:
         peers: subscriptions of this app to the same topic and group, this one included.
         wants_tx: whether the handler takes a `Transaction`.
         is_async: whether the handler can be cancelled.
+        store: what keeps what the road cannot, if one is given.
     """
 
     database: bool = False
     peers: int = 1
     wants_tx: bool = False
     is_async: bool = True
+    store: Capabilities | None = None
 
 
 PLAIN = Setting()
@@ -115,7 +134,7 @@ def draft(subscription: Subscription, capabilities: Capabilities, setting: Setti
     )
     rules = (_group, _start, _delivery, _order, _failures, _parking, _source, _filtering, _limits)
     terms = tuple(term for rule in rules for term in rule(subscription, capabilities, setting))
-    return Contract(str(subscription), terms, plan)
+    return Contract(str(subscription), terms, plan, _stored(subscription, capabilities, setting))
 
 
 def check_topic(topic: Topic[Any], capabilities: Capabilities, catalog: Catalog = dict) -> Contract:
@@ -322,7 +341,15 @@ def _failures(sub: Subscription, road: Capabilities, setting: Setting) -> Iterat
             asked,
             "engine",
             f"a failed message blocks its key while it waits; up to {retry.hold} of the key are "
-            f"held, then {_beyond_hold(sub, road)}",
+            f"held, then {_beyond_hold(sub, road, setting)}",
+        )
+    elif _stored(sub, road, setting).retries:
+        yield Term(
+            "retry",
+            asked,
+            "store",
+            "moved to the store with attempts and delay, written there before it is settled here; "
+            "a crash between the two repeats it",
         )
     elif road.redelivery_delay and road.attempts:
         yield Term(
@@ -335,7 +362,10 @@ def _failures(sub: Subscription, road: Capabilities, setting: Setting) -> Iterat
         yield Term(
             "retry", asked, "engine", "held under its lease; attempts start anew after a crash"
         )
-    if road.dead_letters:
+    if _stored(sub, road, setting).dead_letters:
+        detail = "in the store, with exception, traceback and the last attempts"
+        yield Term("dead letters", "kept", "store", detail)
+    elif road.dead_letters:
         yield Term(
             "dead letters",
             "kept",
@@ -345,17 +375,33 @@ def _failures(sub: Subscription, road: Capabilities, setting: Setting) -> Iterat
         )
     else:
         yield Term(
-            "dead letters", "kept", "nobody", "this road cannot keep them and no store is given"
+            "dead letters",
+            "kept",
+            "nobody",
+            'this road cannot keep them and no store is given: Postroad(…, store="sqlite:///…")',
         )
 
 
-def _beyond_hold(sub: Subscription, road: Capabilities) -> str:
+def _beyond_hold(sub: Subscription, road: Capabilities, setting: Setting) -> str:
     if sub.order == "key" and road.parking:
         return "the key is parked on the road, in order, and the other keys go on"
+    if _stored(sub, road, setting).retries:
+        return "the key is parked in the store, in order, and the other keys go on"
     return "its partition is not read"
 
 
-def _parking(sub: Subscription, road: Capabilities, _: Setting) -> Iterator[Term]:
+def _stored(sub: Subscription, road: Capabilities, setting: Setting) -> Stored:
+    if setting.store is None or sub.delivery == "at-most-once" or sub.group is None:
+        return NOTHING_STORED
+    retries = not {
+        "none": road.redelivery_delay and road.attempts,
+        "key": road.parking,
+        "total": True,
+    }[sub.order]
+    return Stored(retries, retries or not road.dead_letters)
+
+
+def _parking(sub: Subscription, road: Capabilities, setting: Setting) -> Iterator[Term]:
     if sub.retry.on_dead == "continue":
         return
     asked = sub.retry.on_dead
@@ -363,6 +409,9 @@ def _parking(sub: Subscription, road: Capabilities, _: Setting) -> Iterator[Term
         yield Term("on_dead", asked, "nobody", "needs order='key' or 'total'")
     elif sub.delivery == "at-most-once" or sub.group is None:
         yield Term("on_dead", asked, "nobody", "needs a named group that settles after the handler")
+    elif sub.order == "key" and _stored(sub, road, setting).retries:
+        detail = "a key whose message died waits in the store, in order, until that is redriven"
+        yield Term("on_dead", asked, "store", detail)
     elif road.parking and road.dead_letters:
         yield Term(
             "on_dead",

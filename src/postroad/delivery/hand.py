@@ -12,7 +12,8 @@ from postroad.core.subscription import Subscription
 from postroad.delivery.execution import Held
 from postroad.delivery.holding import Holding
 from postroad.delivery.lanes import Lanes
-from postroad.delivery.parking import Parking
+from postroad.delivery.moving import Moving
+from postroad.delivery.parking import Parking, StoreParking
 from postroad.delivery.prefix import Prefix
 from postroad.delivery.window import Window
 
@@ -40,13 +41,17 @@ class Hand:
         road: Capabilities,
         clock: Clock,
         answer: Callable[[Settlement], None],
+        moving: Moving | None = None,
     ) -> None:
         sub = subscription
         self.settles_first = sub.delivery == "at-most-once" or sub.group is None
         self.lanes = Lanes(sub.order)
         self.parking: Parking | None = None
-        if road.parking and sub.order != "none" and not self.settles_first:
-            self.parking = Parking(self.lanes, clock, answer)
+        if sub.order != "none" and not self.settles_first:
+            if road.parking:
+                self.parking = Parking(self.lanes, clock, answer)
+            elif moving is not None and moving.retries:
+                self.parking = StoreParking(self.lanes, clock, answer, moving)
         park = self.parking.park if self.parking is not None and sub.order == "key" else None
         self.holding = Holding(self.lanes, sub, clock, self.wake, park)
         self.prefix: Prefix | None = None

@@ -15,7 +15,7 @@ from postroad.delivery.answers import Answers
 from postroad.delivery.hand import Hand
 from postroad.delivery.holding import blocked_share
 from postroad.delivery.patience import patiently
-from postroad.delivery.rate import make_limiter
+from postroad.delivery.rate import Limiter
 from postroad.delivery.settler import Settler
 from postroad.delivery.shedding import Shedder
 
@@ -42,6 +42,7 @@ class Intake:
         hand: Hand,
         answers: Answers,
         settler: Settler,
+        limiter: Limiter | None,
     ) -> None:
         self._sub = subscription
         self._consumer = consumer
@@ -50,7 +51,7 @@ class Intake:
         self._hand = hand
         self._answers = answers
         self._settler = settler
-        self._limiter = make_limiter(subscription, transport, clock)
+        self._limiter = limiter
         self.shedder = _make_shedder(subscription, transport, clock)
         _, self._filter = split(subscription.filter, transport.capabilities.filters)
         self.filling = 0
@@ -129,6 +130,8 @@ class Intake:
         hand = self._hand
         if hand.settles_first:
             batch = await self._settle_ahead(batch)
+        elif hand.parking is not None:
+            await hand.parking.look(batch)
         hand.take(batch)
         if hand.prefix is not None:
             hand.prefix.received(batch)

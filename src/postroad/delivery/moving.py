@@ -79,7 +79,7 @@ class Moving:
 
     Args:
         store: open, and able to keep (`Keeps`).
-        delays: also move what is to come again later; else dead letters only.
+        retries: also move what is to come again later; else dead letters only.
         parks: dead letters park their key.
     """
 
@@ -89,19 +89,25 @@ class Moving:
         subscription: Subscription,
         clock: Clock,
         *,
-        delays: bool,
+        retries: bool,
         parks: bool,
     ) -> None:
         assert isinstance(store, Keeps)
         self._store = store
         self._keeps: Keeps = store
         self._group = subscription.group or ""
+        self._source = subscription.source
         self._clock = clock
-        self._delays = delays
+        self.retries = retries
         self._parks = parks
         self._prefix = prefix_of(self._group)
         self._topics: dict[str, Topic[Any]] = {}
         self._opened: dict[str, Topic[Any]] = {}
+
+    async def open(self) -> None:
+        """Create the moved topic of a subscription that names one."""
+        if isinstance(self._source, Topic):
+            await self._open([self._topic(self._source.name)])
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settlement]:
         """Write what is to be moved to the store, in order; returns what the road has to be told,
@@ -131,7 +137,7 @@ class Moving:
     def _moves(self, settlement: Settlement) -> bool:
         if settlement.action == "reject":
             return True
-        if settlement.action == "ack" or not self._delays:
+        if settlement.action == "ack" or not self.retries:
             return False
         return bool(settlement.failure or settlement.delay)
 

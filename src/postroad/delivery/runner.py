@@ -27,9 +27,12 @@ from postroad.delivery.execution import Decode, Executor, Rules
 from postroad.delivery.hand import Hand
 from postroad.delivery.handler import Handler
 from postroad.delivery.intake import Intake
+from postroad.delivery.moving import Moving
 from postroad.delivery.ownership import Ownership
 from postroad.delivery.patience import patiently
+from postroad.delivery.rate import Limiter
 from postroad.delivery.settler import Publish, Settler
+from postroad.delivery.stored import join_store
 from postroad.delivery.workers import Workers
 from postroad.errors import NotSupportedError
 
@@ -48,6 +51,9 @@ class Work:
         max_payload: topic name → the largest payload taken, in bytes.
         publish: publishes handler results.
         source: CloudEvents `source` of them.
+        limiter: permits to receive, if there is a rate limit.
+        moving: moves to a store what the road cannot keep.
+        stored: consume what was moved to the store, which is the transport then.
     """
 
     subscription: Subscription
@@ -57,6 +63,9 @@ class Work:
     max_payload: Callable[[str], int | None]
     publish: Publish
     source: str
+    limiter: Limiter | None = None
+    moving: Moving | None = None
+    stored: bool = False
 
 
 class Runner:
@@ -87,12 +96,16 @@ class Runner:
             await consumer.close()
 
     async def _join(self, stop: asyncio.Event) -> Consumer | None:
-        source, plan = self._transport, self._work.contract.plan
+        source, work = self._transport, self._work
         if not isinstance(source, Source):
             raise NotSupportedError("this road can only be published to")
 
         async def join() -> Consumer | None:
-            return None if stop.is_set() else await source.subscribe(self._sub, plan)
+            if stop.is_set():
+                return None
+            if work.stored:
+                return await join_store(source, self._sub, work.contract.plan, self._clock)
+            return await source.subscribe(self._sub, work.contract.plan)
 
         return await patiently(self._clock, join)
 
@@ -108,7 +121,11 @@ class Run:
         sub = self._sub = work.subscription
         self._errands: set[asyncio.Task[None]] = set()
         hand = self._hand = Hand(
-            sub, transport.capabilities, clock, lambda answer: self._settler.add(answer)
+            sub,
+            transport.capabilities,
+            clock,
+            lambda answer: self._settler.add(answer),
+            work.moving,
         )
         self._settler = Settler(
             consumer,
@@ -118,6 +135,7 @@ class Run:
             publish=work.publish,
             on_settled=hand.settled,
             prefix=hand.prefix,
+            moving=work.moving,
         )
         self._answers = Answers(
             sub,
@@ -152,6 +170,7 @@ class Run:
             hand=hand,
             answers=self._answers,
             settler=self._settler,
+            limiter=work.limiter,
         )
         self._workers = Workers(
             sub,
@@ -180,13 +199,11 @@ class Run:
         ]
 
     def _rules(self, transport: Transport) -> Rules:
-        capabilities = transport.capabilities
+        road, moving = transport.capabilities, self._work.moving
+        kept = (road.redelivery_delay and road.attempts) or (moving is not None and moving.retries)
         return Rules(
             retry=self._sub.retry,
-            gives_back=self._sub.order == "none"
-            and not self._hand.settles_first
-            and capabilities.redelivery_delay
-            and capabilities.attempts,
+            gives_back=kept and self._sub.order == "none" and not self._hand.settles_first,
             timeout=self._sub.timeout,
             source=self._work.source,
             max_payload=self._work.max_payload,

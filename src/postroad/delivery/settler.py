@@ -14,6 +14,7 @@ from postroad.core.message import Message
 from postroad.core.subscription import Subscription
 from postroad.core.topic import Topic
 from postroad.core.transport import AtomicSettle, Consumer
+from postroad.delivery.moving import Moving
 from postroad.delivery.patience import patiently
 from postroad.delivery.prefix import Prefix
 from postroad.delivery.publisher import CHUNK
@@ -47,6 +48,7 @@ class Settler:
         publish: Publish,
         on_settled: Callable[[Sequence[Settlement]], None],
         prefix: Prefix | None,
+        moving: Moving | None = None,
     ) -> None:
         self._consumer = consumer
         self._subscription = subscription
@@ -55,6 +57,7 @@ class Settler:
         self._publish = publish
         self._on_settled = on_settled
         self._prefix = prefix
+        self._moving = moving
         self._atomic = consumer if isinstance(consumer, AtomicSettle) else None
         self._plain: list[Settlement] = []
         self._with_results: list[tuple[Settlement, Results]] = []
@@ -116,6 +119,8 @@ class Settler:
 
     async def _flush(self) -> None:
         plain, self._plain = self._plain, []
+        if self._moving is not None:
+            plain = await self._moving.settle(plain)
         with_results, self._with_results = self._with_results, []
         if self._prefix is not None:
             # A position cannot wait for one message's results: they go out first.

@@ -31,8 +31,6 @@ async def join_store(
         group=subscription.group,
         order=subscription.order,
         start="earliest",
-        lease=subscription.lease,
-        retry=subscription.retry,
     )
     return StoredConsumer(await store.subscribe(moved, plan), prefix, clock)
 
