@@ -729,8 +729,9 @@ class Postroad:
         transport = await self._ready()
         if isinstance(transport, DeadLetters):
             found.append(transport)
-        if isinstance(self._store, DeadLetters):
-            found.append(StoredLetters(self._store))
+        store: object = self._store
+        if isinstance(store, DeadLetters):
+            found.append(StoredLetters(store))
         return found
 
     async def _source(self) -> Source:

@@ -117,13 +117,17 @@ class Hand:
         return None
 
     def take_out(
-        self, partitions: Iterable[Partition] | None = None
+        self, wanted: Callable[[Delivery], bool] = lambda _: True
     ) -> tuple[list[Held], list[Delivery]]:
-        """Remove what has not started, of these partitions or all: those that wait for their
-        retry, and the others."""
-        places = None if partitions is None else set(partitions)
-        queued = self.lanes.take_back(places)
-        return self.holding.drop(places), queued
+        """Remove what has not started and is wanted: those that wait for their retry, and the
+        others."""
+        queued = self.lanes.take(wanted)
+        return self.holding.drop(wanted), queued
+
+    def of(self, partitions: Iterable[Partition]) -> list[Delivery]:
+        """What is in hand of these partitions."""
+        places = set(partitions)
+        return [one for one in self._held.values() if (one.topic, one.partition) in places]
 
     # ------------------------------------------------ who works
 

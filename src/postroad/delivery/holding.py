@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import timedelta
 
 from postroad.core.clock import Clock
@@ -86,13 +86,13 @@ class Holding:
         if self.blocked:
             self._changed.set()
 
-    def drop(self, partitions: Collection[Partition] | None = None) -> list[Held]:
-        """Stop waiting with those of these partitions, or all; returns them with what is left of
-        their waits, lanes free."""
+    def drop(self, wanted: Callable[[Delivery], bool] = lambda _: True) -> list[Held]:
+        """Stop waiting with those that are wanted; returns them with what is left of their
+        waits, lanes free."""
         dropped = []
         for identity in list(self._waits):
             delivery = self.blocked[identity]
-            if partitions is None or (delivery.topic, delivery.partition) in partitions:
+            if wanted(delivery):
                 dropped.append(self._stop_waiting(delivery))
                 self._lanes.done(delivery)
         return dropped

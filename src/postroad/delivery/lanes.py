@@ -94,11 +94,12 @@ class Lanes:
         Busy lanes stay busy until `done`.
         """
         if partitions is None:
-            return self._take(lambda delivery: True)
+            return self.take(lambda delivery: True)
         wanted = set(partitions)
-        return self._take(lambda delivery: (delivery.topic, delivery.partition) in wanted)
+        return self.take(lambda delivery: (delivery.topic, delivery.partition) in wanted)
 
-    def _take(self, wanted: Callable[[Delivery], bool]) -> list[Delivery]:
+    def take(self, wanted: Callable[[Delivery], bool]) -> list[Delivery]:
+        """As `take_back`, of those that are wanted."""
         taken = [delivery for delivery in self._ready if wanted(delivery)]
         self._ready = deque(delivery for delivery in self._ready if not wanted(delivery))
         started = {self._lane_of(delivery) for delivery in taken} if self._ordered else set()

@@ -71,15 +71,25 @@ class Ownership:
             if isinstance(notice, Revoking):
                 self._run_errand(self._give_up(notice))
             elif isinstance(notice, Lost) and not self._hand.settles_first:
-                self._lose(notice.partitions)
+                self._run_errand(self._lose(notice.partitions))
         await asyncio.Event().wait()
 
-    def _lose(self, partitions: Sequence[Partition]) -> None:
-        """Forget what has not started; what runs will find that it is stale."""
-        held, queued = self._hand.take_out(partitions)
-        gone = queued + [one.delivery for one in held]
-        self._hand.settled([Settlement(delivery) for delivery in gone])
-        self._forget(partitions)
+    async def _lose(self, partitions: Sequence[Partition]) -> None:
+        """Forget what has not started; what runs will find that it is stale. A lost partition
+        may have come back before its loss was told: what came with it stays."""
+        hand, consumer = self._hand, self._consumer
+        held = hand.of(partitions)
+        owned = await patiently(self._clock, lambda: consumer.extend(held))
+        gone = {id(delivery) for delivery in held} - {id(delivery) for delivery in owned}
+        waiting, queued = hand.take_out(lambda delivery: id(delivery) in gone)
+        lost = queued + [one.delivery for one in waiting]
+        hand.settled([Settlement(delivery) for delivery in lost])
+        if hand.prefix is not None:
+            kept = [one for one in hand.of(partitions) if id(one) not in gone]
+            self._settler.forget(partitions, kept)
+        if hand.parking is not None:
+            hand.parking.forget(partitions)
+        hand.wake()
 
     async def _give_up(self, notice: Revoking) -> None:
         """Hand back what has not started, wait for what has, until the deadline."""
@@ -88,17 +98,11 @@ class Ownership:
         hand.leaving |= places
         try:
             if not hand.settles_first:
-                self._answers.hand_back(*hand.take_out(places))
-            await hand.until(
-                lambda: all((d.topic, d.partition) not in places for d in hand), notice.deadline
-            )
+                leaving = hand.take_out(lambda one: (one.topic, one.partition) in places)
+                self._answers.hand_back(*leaving)
+            await hand.until(lambda: not hand.of(places), notice.deadline)
             await patiently(self._clock, lambda: consumer.release(notice.partitions))
-            self._forget(notice.partitions)
+            if not hand.settles_first:
+                await self._lose(notice.partitions)
         finally:
             hand.leaving -= places
-
-    def _forget(self, partitions: Sequence[Partition]) -> None:
-        if self._hand.prefix is not None:
-            self._settler.forget(partitions)
-        if self._hand.parking is not None:
-            self._hand.parking.forget(partitions)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from postroad.core.clock import Clock
-from postroad.core.delivery import Partition, Settled, Settlement
+from postroad.core.delivery import Delivery, Partition, Settled, Settlement
 from postroad.core.hooks import Hooks
 from postroad.core.message import Message
 from postroad.core.subscription import Subscription
@@ -21,6 +21,7 @@ from postroad.delivery.publisher import CHUNK
 from postroad.errors import PublishError
 
 Results = list[tuple[Topic[Any], Message]]
+Pair = tuple[Settlement, Results]
 Publish = Callable[[Results], Awaitable[object]]
 
 _UNKNOWN_WAIT = 0.2
@@ -32,6 +33,9 @@ class Settler:
 
     Results and settlement commit together where the consumer can (`AtomicSettle`); elsewhere
     results are published first: a crash between the two repeats them, and loses nothing.
+
+    On a road that settles by position an answer waits until everything before it in its partition
+    is answered (`Prefix`); where both commit together, its results wait with it.
 
     Args:
         publish: publishes results, returning when they are accepted.
@@ -60,7 +64,8 @@ class Settler:
         self._moving = moving
         self._atomic = consumer if isinstance(consumer, AtomicSettle) else None
         self._plain: list[Settlement] = []
-        self._with_results: list[tuple[Settlement, Results]] = []
+        self._with_results: list[Pair] = []
+        self._held_results: dict[int, Results] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -111,52 +116,74 @@ class Settler:
         while rest:
             await patiently(self._clock, lambda: self._publish_some(rest))
 
-    def forget(self, partitions: Sequence[Partition]) -> None:
-        """Drop what is held back for the prefix of partitions that are no longer ours."""
+    def forget(self, partitions: Sequence[Partition], kept: Iterable[Delivery] = ()) -> None:
+        """Drop what is held back for the prefix of partitions that are no longer ours; `kept`
+        is what came since they were ours again."""
         assert self._prefix is not None
-        dropped = self._prefix.forget(partitions)
-        self._tell(dropped, ["stale"] * len(dropped))
+        self._drop(self._prefix.forget(partitions, kept))
 
     async def _flush(self) -> None:
         plain, self._plain = self._plain, []
         if self._moving is not None:
             plain = await self._moving.settle(plain)
-        with_results, self._with_results = self._with_results, []
+        pairs, self._with_results = self._with_results, []
         if self._prefix is not None:
-            # A position cannot wait for one message's results: they go out first.
-            await self.publish([entry for _, entries in with_results for entry in entries])
-            plain = self._only_prefix(plain + [settlement for settlement, _ in with_results])
-        elif with_results:
-            await self._flush_results(with_results)
+            await self._flush_prefix(self._prefix, plain, pairs)
+            return
+        if pairs:
+            await self._flush_results(pairs)
         if plain:
             await self.settle(plain)
 
-    def _only_prefix(self, answered: list[Settlement]) -> list[Settlement]:
-        assert self._prefix is not None
-        # A position cannot give back: what is handed back is simply not committed.
+    # --- by position -------------------------------------------------------------------------
+
+    async def _flush_prefix(
+        self, prefix: Prefix, plain: list[Settlement], pairs: list[Pair]
+    ) -> None:
+        if self._atomic is None:
+            # A position cannot wait for one message's results: they go out first.
+            await self.publish([entry for _, entries in pairs for entry in entries])
+        else:
+            self._held_results.update((id(answer.delivery), entries) for answer, entries in pairs)
+        free = self._only_prefix(prefix, plain + [answer for answer, _ in pairs])
+        together = [(answer, self._held_results.pop(id(answer.delivery), [])) for answer in free]
+        if any(entries for _, entries in together):
+            await self._flush_results(together)
+        elif free:
+            await self.settle(free)
+
+    def _only_prefix(self, prefix: Prefix, answered: list[Settlement]) -> list[Settlement]:
+        # A position cannot give back: what is handed back is simply not committed, nor is
+        # anything behind it.
         returned = [answer for answer in answered if answer.action == "nack"]
         self._tell(returned, ["done"] * len(returned))
-        kept = (answer for answer in answered if answer.action != "nack")
-        free, stale = self._prefix.settle(kept)
-        self._tell(stale, ["stale"] * len(stale))
+        self._drop(prefix.end(answer.delivery for answer in returned))
+        free, stale = prefix.settle(answer for answer in answered if answer.action != "nack")
+        self._drop(stale)
         return free
 
-    async def _flush_results(self, pairs: list[tuple[Settlement, Results]]) -> None:
-        settlements = [settlement for settlement, _ in pairs]
+    def _drop(self, answers: list[Settlement]) -> None:
+        """These are not committed, and what they would have published in the commit is not."""
+        for answer in answers:
+            self._held_results.pop(id(answer.delivery), None)
+        self._tell(answers, ["stale"] * len(answers))
+
+    # --- with results ------------------------------------------------------------------------
+
+    async def _flush_results(self, pairs: list[Pair]) -> None:
         if self._atomic is None:
             await self.publish([entry for _, entries in pairs for entry in entries])
-            await self.settle(settlements)
+            await self.settle([answer for answer, _ in pairs])
             return
         answers = await self._settle_atomically(pairs)
         if len(pairs) == 1 or not {"unknown", "stale"}.intersection(answers):
             self._tell_atomic(pairs, answers)
             return
-        for pair in pairs:
-            self._tell_atomic([pair], await self._settle_atomically([pair]))
+        # One that is stale undoes the others: its partition is told apart, then itself.
+        for part in _apart(pairs):
+            await self._flush_results(part)
 
-    def _tell_atomic(
-        self, pairs: list[tuple[Settlement, Results]], answers: Sequence[Settled]
-    ) -> None:
+    def _tell_atomic(self, pairs: list[Pair], answers: Sequence[Settled]) -> None:
         self._tell([settlement for settlement, _ in pairs], answers)
         published = Counter(
             topic.name
@@ -167,9 +194,7 @@ class Settler:
         for name, count in published.items():
             self._hooks.published(name, count)
 
-    async def _settle_atomically(
-        self, pairs: list[tuple[Settlement, Results]]
-    ) -> Sequence[Settled]:
+    async def _settle_atomically(self, pairs: list[Pair]) -> Sequence[Settled]:
         assert self._atomic is not None
         settlements = [settlement for settlement, _ in pairs]
         results = [entry for _, entries in pairs for entry in entries]
@@ -216,6 +241,15 @@ class Settler:
         for settlement, answer in zip(settlements, answers, strict=True):
             counts[_name(settlement) if answer == "done" else answer] += 1
         self._hooks.settled(self._subscription, counts)
+
+
+def _apart(pairs: list[Pair]) -> list[list[Pair]]:
+    """By partition; those of one partition one by one, in their order."""
+    parts: dict[Partition, list[Pair]] = {}
+    for pair in pairs:
+        delivery = pair[0].delivery
+        parts.setdefault((delivery.topic, delivery.partition), []).append(pair)
+    return list(parts.values()) if len(parts) > 1 else [[pair] for pair in pairs]
 
 
 def _name(settlement: Settlement) -> str:

@@ -17,7 +17,7 @@ import msgspec
 from postroad.core.capabilities import Capabilities
 from postroad.core.delivery import Delivery, Partition, Receipt, Settled, Settlement, Start
 from postroad.core.message import Message
-from postroad.core.notices import Notice
+from postroad.core.notices import Gap, Notice, Revoking
 from postroad.core.reports import Account, DeadLetter, Lag, TopicInfo
 from postroad.core.subscription import Subscription
 from postroad.core.topic import Topic
@@ -62,6 +62,19 @@ class Disguise:
     ) -> Sequence[Settled]:
         """Hand answers to the wrapped consumer."""
         return await consumer.settle(settlements)
+
+    async def settle_and_publish(
+        self,
+        consumer: Consumer,
+        settlements: Sequence[Settlement],
+        messages: Sequence[tuple[Topic[Any], Message]],
+    ) -> Sequence[Settled]:
+        """Hand answers with results to the wrapped consumer."""
+        return await cast(AtomicSettle, consumer).settle_and_publish(settlements, messages)
+
+    def shows(self, notice: Notice) -> bool:
+        """Whether the receiver is told."""
+        return True
 
     async def close(self, consumer: Consumer) -> None:
         """Close the wrapped consumer."""
@@ -203,6 +216,62 @@ class CommitsPastGaps(Disguise):
         return results
 
 
+class CommitsWhatItRead(Disguise):
+    """Settling a message moves the position of its partition past everything that was received
+    of it, as an automatic commit does."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[int, str, int], Delivery] = {}
+
+    def received(self, consumer: Consumer, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        for delivery in deliveries:
+            self._last[id(consumer), delivery.topic, delivery.partition] = delivery
+        return deliveries
+
+    async def settle(
+        self, consumer: Consumer, settlements: Sequence[Settlement]
+    ) -> Sequence[Settled]:
+        results = await consumer.settle(settlements)
+        places = {(id(consumer), one.delivery.topic, one.delivery.partition) for one in settlements}
+        await consumer.settle([Settlement(self._last[place]) for place in places])
+        return results
+
+
+class HidesGaps(Disguise):
+    """Loses what its reader does not read in time, and says nothing."""
+
+    def shows(self, notice: Notice) -> bool:
+        return not isinstance(notice, Gap)
+
+
+class HidesRevocations(Disguise):
+    """Takes partitions away and says nothing before they are lost."""
+
+    def shows(self, notice: Notice) -> bool:
+        return not isinstance(notice, Revoking)
+
+
+class PublishesAnyway(Disguise):
+    """Publishes the results first and settles after that, whatever comes of it."""
+
+    def __init__(self) -> None:
+        self._road: Transport | None = None
+
+    def wrap(self, transport: Transport) -> Transport:
+        self._road = self._road or transport
+        return super().wrap(transport)
+
+    async def settle_and_publish(
+        self,
+        consumer: Consumer,
+        settlements: Sequence[Settlement],
+        messages: Sequence[tuple[Topic[Any], Message]],
+    ) -> Sequence[Settled]:
+        assert self._road is not None
+        await self._road.publish(messages)
+        return await cast(AtomicSettle, consumer).settle_and_publish(settlements, [])
+
+
 class SharesPartitions(Disguise):
     """Declares one owner for each partition and lets every consumer read all of them."""
 
@@ -335,8 +404,10 @@ class _Consumer:
     async def release(self, partitions: Sequence[Partition]) -> None:
         await self.inner.release(partitions)
 
-    def notices(self) -> AsyncIterator[Notice]:
-        return self.inner.notices()
+    async def notices(self) -> AsyncIterator[Notice]:
+        async for notice in self.inner.notices():
+            if self.disguise.shows(notice):
+                yield notice
 
     async def close(self) -> None:
         await self.disguise.close(self.inner)
@@ -344,7 +415,7 @@ class _Consumer:
     async def settle_and_publish(
         self, settlements: Sequence[Settlement], messages: Sequence[tuple[Topic[Any], Message]]
     ) -> Sequence[Settled]:
-        return await cast(AtomicSettle, self.inner).settle_and_publish(settlements, messages)
+        return await self.disguise.settle_and_publish(self.inner, settlements, messages)
 
     def transaction(
         self, delivery: Delivery, source: str

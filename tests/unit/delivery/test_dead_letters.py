@@ -9,7 +9,7 @@ import pytest
 
 from postroad.core.message import Message
 from postroad.core.reports import DeadLetter
-from postroad.core.transport import Transport
+from postroad.core.transport import DeadLetters
 from postroad.delivery.dead_letters import DeadLetterDesk
 from postroad.errors import NotSupportedError
 
@@ -47,11 +47,11 @@ class Graveyard:
         return await self.redrive(ids)
 
 
-def desk(road: object) -> DeadLetterDesk:
-    async def ready() -> Transport:
-        return cast(Transport, road)
+def desk(*roads: object) -> DeadLetterDesk:
+    async def keepers() -> Sequence[DeadLetters]:
+        return [cast(DeadLetters, road) for road in roads]
 
-    return DeadLetterDesk(ready)
+    return DeadLetterDesk(keepers)
 
 
 @pytest.mark.parametrize("action", ["redrive", "discard"])
@@ -71,6 +71,16 @@ async def test_named_ones_are_passed_on() -> None:
     assert await desk(road).discard([]) == 0
 
 
+async def test_two_places_are_told_apart() -> None:
+    road, store = Graveyard(3), Graveyard(3)
+    both = desk(road, store)
+    letters = await both.list("orders.*", "g", 5)
+    assert [letter.id for letter in letters] == ["00000", "00001", "00002", "1:00000", "1:00001"]
+    assert await both.redrive(["1:00001", "00002"]) == 2
+    assert (road.calls, store.calls) == (["00002"], ["00001"])
+    assert await both.discard(pattern="orders.*", group="g") == 4
+
+
 async def test_a_road_without_dead_letters_says_so() -> None:
     with pytest.raises(NotSupportedError):
-        await desk(object()).list()
+        await desk().list()

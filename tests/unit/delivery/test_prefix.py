@@ -10,9 +10,9 @@ from postroad.core.message import Message
 from postroad.delivery.prefix import Prefix
 
 
-def delivery(n: int, partition: int = 0) -> Delivery:
+def delivery(n: int, partition: int = 0, fence: int | None = None) -> Delivery:
     message = Message(id=str(n), type="t", source="s", data=b"", time_us=0)
-    return Delivery(message=message, topic="t", partition=partition, offset=n)
+    return Delivery(message=message, topic="t", partition=partition, offset=n, fence=fence)
 
 
 def offsets(settlements: list[Settlement]) -> list[object]:
@@ -50,6 +50,63 @@ def test_what_was_forgotten_is_never_free_again() -> None:
     free, stale = prefix.settle([Settlement(line[0]), Settlement(again[0])])
     assert [settlement.delivery for settlement in free] == [again[0]]
     assert [settlement.delivery for settlement in stale] == [line[0]]
+
+
+def test_what_goes_back_ends_its_line() -> None:
+    prefix = Prefix()
+    line = [delivery(n) for n in range(6)]
+    prefix.received(line[:5])
+    prefix.settle([Settlement(line[1]), Settlement(line[4])])
+    assert offsets(prefix.end([line[3], line[2]])) == [4]
+    prefix.received(line[5:])
+    free, stale = prefix.settle([Settlement(line[5]), Settlement(line[0])])
+    assert offsets(free) == [0, 1], "what stands before it may be committed"
+    assert offsets(stale) == [5], "received behind the gap: committing it would settle 2 and 3"
+    assert len(prefix) == 0
+
+
+def test_an_ended_line_begins_anew_when_its_partition_is_forgotten() -> None:
+    prefix = Prefix()
+    line = [delivery(n) for n in range(2)]
+    prefix.received(line)
+    prefix.end(line)
+    prefix.forget([("t", 0)])
+    again = [delivery(n) for n in range(2)]
+    prefix.received(again)
+    assert prefix.end(line) == [], "of the time before"
+    assert offsets(prefix.settle(Settlement(one) for one in again)[0]) == [0, 1]
+
+
+def test_a_partition_that_came_back_has_a_line_of_its_own() -> None:
+    prefix = Prefix()
+    before = [delivery(n, fence=1) for n in range(3)]
+    after = [delivery(n, fence=2) for n in range(3)]
+    prefix.received(before)
+    prefix.received(after)
+    assert offsets(prefix.settle([Settlement(after[0]), Settlement(before[1])])[0]) == [0]
+    assert offsets(prefix.forget([("t", 0)])) == [1], "the older line, which still had one open"
+    free, stale = prefix.settle([Settlement(one) for one in (*after[1:], *before)])
+    assert [one.delivery for one in free] == after[1:]
+    assert [one.delivery for one in stale] == before
+
+
+def test_what_is_kept_is_not_forgotten() -> None:
+    prefix = Prefix()
+    line = [delivery(n, fence=2) for n in range(2)]
+    prefix.received(line)
+    assert prefix.forget([("t", 0)], [line[1]]) == []
+    assert offsets(prefix.settle(Settlement(one) for one in line)[0]) == [0, 1]
+
+
+def test_behind_what_was_forgotten_nothing_is_committed_until_a_new_owner() -> None:
+    prefix = Prefix()
+    prefix.received([delivery(0, fence=2)])
+    prefix.forget([("t", 0)])
+    behind, anew = delivery(1, fence=2), delivery(0, fence=3)
+    prefix.received([behind, anew])
+    free, stale = prefix.settle([Settlement(behind), Settlement(anew)])
+    assert [one.delivery for one in free] == [anew]
+    assert [one.delivery for one in stale] == [behind], "committing it would settle 0"
 
 
 @given(st.permutations(range(12)), st.integers(1, 12))

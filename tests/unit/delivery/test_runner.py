@@ -70,6 +70,7 @@ class Log:
         self.paused: set[Partition] = set()
         self.released: list[Partition] = []
         self.extended: list[int] = []
+        self.given: list[Delivery] = []
         self.gone: set[int] = set()
         self.errors: dict[str, list[Exception]] = {}
         self.largest_request = 0
@@ -121,6 +122,7 @@ class Log:
                             offset=offset,
                         )
                     )
+            self.given += batch
             if batch:
                 return batch
             self.news.clear()
@@ -149,7 +151,12 @@ class Log:
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         self.extended.append(len(deliveries))
-        return [one for one in deliveries if one.offset not in self.gone]
+        return [one for one in deliveries if one.offset not in self.gone and one in self.given]
+
+    def lose(self, partition: int) -> None:
+        """It is another consumer's now; what was given of it is not ours any more."""
+        self.given = [one for one in self.given if one.partition != partition]
+        self.queue.put(Lost([("jobs", partition)]))
 
     async def pause(self, partitions: Sequence[Partition]) -> None:
         self.paused |= set(partitions)
@@ -323,7 +330,7 @@ async def test_a_lost_partition_that_comes_back_commits_from_where_it_stood(
         log.put(n)
     bench = Bench(gate, log, concurrency=4)
     async with running(bench):
-        log.queue.put(Lost([("jobs", 0)]))
+        log.lose(0)
         await bench.passes()
         log.read[0] = 0
         log.news.set()
@@ -515,7 +522,7 @@ async def test_a_revocation_waits_no_longer_than_its_deadline(log: Log) -> None:
     async with running(bench):
         log.queue.put(Revoking([("jobs", 0)], log.clock.monotonic() + 20))
         await bench.passes(19)
-        log.queue.put(Lost([("jobs", 1)]))
+        log.lose(1)
         await bench.passes()
         assert len(bench.counts.notices) == 2, "a notice waited for a revocation"
         assert log.released == []

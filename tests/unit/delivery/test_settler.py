@@ -33,9 +33,9 @@ TOPIC: Topic[int] = Topic("numbers", int)
 FAILURE = Failure(reason="exception", detail="x")
 
 
-def delivery(n: int) -> Delivery:
+def delivery(n: int, partition: int = 0) -> Delivery:
     message = Message(id=str(n), type="t", source="s", data=b"", time_us=0)
-    return Delivery(message=message, topic="numbers", offset=n)
+    return Delivery(message=message, topic="numbers", partition=partition, offset=n)
 
 
 def result(n: int) -> Results:
@@ -298,11 +298,103 @@ async def test_a_prefix_holds_answers_back_and_commits_no_hand_back() -> None:
         desk.settler.add(Settlement(line[4]))
         await desk.pass_time(0)
         assert desk.consumer.log == [("publish", [1]), ("settle", [0, 1, 2])]
-        assert desk.ended == [3, 0, 1, 2]
-        assert desk.counts.outcomes == {"handled": 3, "returned": 1}
+        assert desk.ended == [3, 4, 0, 1, 2]
+        assert desk.counts.outcomes == {"handled": 3, "returned": 1, "stale": 1}
+
+
+async def test_what_is_forgotten_is_not_committed() -> None:
+    prefix = Prefix()
+    line = [delivery(n) for n in range(3)]
+    prefix.received(line)
+    async with desk_of(Atomic(), prefix) as desk:
+        desk.settler.add(Settlement(line[1]), result(1))
+        await desk.pass_time(0)
         desk.settler.forget([("numbers", 0)])
-        assert desk.ended == [3, 0, 1, 2, 4]
-        assert desk.counts.outcomes["stale"] == 1
+        assert desk.ended == [1]
+        desk.settler.add(Settlement(line[0]), result(0))
+        desk.settler.add(Settlement(line[2]), result(2))
+        await desk.pass_time(0)
+        assert desk.ended == [1, 0, 2]
+        assert desk.counts.outcomes == {"stale": 3}
+        assert desk.consumer.log == [], "nor is anything of it published"
+
+
+async def test_with_a_prefix_results_enter_the_commit_of_their_answer() -> None:
+    prefix = Prefix()
+    line = [delivery(n) for n in range(6)]
+    prefix.received(line)
+    async with desk_of(Atomic(), prefix) as desk:
+        for n in (1, 2, 4):
+            desk.settler.add(Settlement(line[n]), result(n))
+        await desk.pass_time(0)
+        assert desk.consumer.log == [], "0 still runs, so nothing of 1, 2 and 4 may be seen"
+        desk.settler.add(Settlement(line[0]))
+        await desk.pass_time(0)
+        assert desk.consumer.log == [("both", [0, 1, 2]), ("publish", [1, 2])]
+        desk.consumer.log.clear()
+        desk.settler.add(Settlement(line[3]), result(3))
+        desk.settler.add(Settlement(line[5]))
+        await desk.pass_time(0)
+        assert desk.consumer.log == [("both", [3, 4, 5]), ("publish", [3, 4])]
+        assert desk.counts.outcomes == {"handled": 6}
+        assert desk.counts.sent == {"numbers": 4}
+
+
+async def test_without_results_a_prefix_is_just_settled() -> None:
+    prefix = Prefix()
+    line = [delivery(n) for n in range(2)]
+    prefix.received(line)
+    async with desk_of(Atomic(), prefix) as desk:
+        desk.settler.add(Settlement(line[1]))
+        desk.settler.add(Settlement(line[0]), [])
+        await desk.pass_time(0)
+        assert desk.consumer.log == [("settle", [0, 1])]
+
+
+async def test_a_stale_partition_undoes_no_other_one() -> None:
+    prefix = Prefix()
+    mine = [delivery(n, 1) for n in (10, 11, 12)]
+    lost = [delivery(n, 2) for n in (20, 21)]
+    prefix.received([*mine, *lost])
+    async with desk_of(Atomic(), prefix) as desk:
+        desk.consumer.stale = {20, 21}
+        for one in (*lost, *mine):
+            desk.settler.add(Settlement(one), result(number(Settlement(one))))
+        await desk.pass_time()
+        assert desk.consumer.log == [("both", [10, 11, 12]), ("publish", [10, 11, 12])]
+        assert desk.counts.outcomes == {"handled": 3, "stale": 2}
+        assert desk.counts.sent == {"numbers": 3}
+
+
+async def test_one_stale_position_leaves_the_order_of_the_others() -> None:
+    prefix = Prefix()
+    line = [delivery(n) for n in range(4)]
+    prefix.received(line)
+    async with desk_of(Atomic(), prefix) as desk:
+        desk.consumer.stale = {0}
+        for one in reversed(line):
+            desk.settler.add(Settlement(one), result(number(Settlement(one))))
+        await desk.pass_time()
+        committed = [ids for what, ids in desk.consumer.log if what == "both"]
+        assert committed == [[1], [2], [3]]
+        assert desk.counts.outcomes == {"handled": 3, "stale": 1}
+
+
+async def test_a_hand_back_frees_whoever_waits_for_what_is_behind_it() -> None:
+    prefix = Prefix()
+    line = [delivery(n) for n in range(5)]
+    prefix.received(line)
+    async with desk_of(Atomic(), prefix) as desk:
+        desk.settler.add(Settlement(line[3]), result(3))
+        await desk.pass_time(0)
+        desk.settler.add(Settlement(line[1], "nack"))
+        await desk.pass_time(0)
+        assert desk.ended == [1, 3], "it will never be committed by us"
+        desk.settler.add(Settlement(line[4]), result(4))
+        desk.settler.add(Settlement(line[0]), result(0))
+        await desk.pass_time(0)
+        assert desk.consumer.log == [("both", [0]), ("publish", [0])]
+        assert desk.counts.outcomes == {"handled": 1, "returned": 1, "stale": 2}
 
 
 async def test_idle_is_when_everything_added_is_answered() -> None:

@@ -14,7 +14,7 @@ A transport joins it in a few lines::
             return Road(make=lambda: MyTransport(f"mine://{scratch}/data"))
 
 Needs pytest and pytest-asyncio (the `test` extra). Random choices come from one seed, which each
-test prints and `POSTROAD_SEED` repeats.
+test prints and `POSTROAD_TEST_SEED` repeats.
 """
 
 import pytest
@@ -25,20 +25,22 @@ _WITH_ASSERTIONS = (
         "auditing",
         "bench",
         "closing",
+        "cumulative",
         "dead_letters",
         "durability",
         "filtering",
+        "gaps",
         "groups",
     ),
-    *("history", "lag", "leases", "ordering", "parking", "patterns", "processes", "roundtrip"),
-    *("settling", "timing", "transactions", "waiting"),
+    *("history", "lag", "leases", "ordering", "parking", "patterns", "processes", "revoking"),
+    *("roundtrip", "settling", "timing", "transactions", "waiting"),
 )
 # Before they are imported, so that a failure shows its values.
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _WITH_ASSERTIONS))
 
-from postroad.testing.conformance.bench import Workbench  # noqa: E402
+from postroad.testing.conformance.bench import SEED, Workbench  # noqa: E402
 from postroad.testing.conformance.road import Road  # noqa: E402
 from postroad.testing.conformance.suite import TransportConformance, run_test  # noqa: E402
 from postroad.testing.conformance.waiting import eventually  # noqa: E402
 
-__all__ = ["Road", "TransportConformance", "Workbench", "eventually", "run_test"]
+__all__ = ["SEED", "Road", "TransportConformance", "Workbench", "eventually", "run_test"]

@@ -27,8 +27,9 @@ BYTES = 64 << 20
 STEP = timedelta(milliseconds=200)
 QUIET = timedelta(milliseconds=150)
 """How long nothing has to come before it counts as nothing."""
-SEED_VARIABLE = "POSTROAD_SEED"
-_SEED = int(os.environ.get(SEED_VARIABLE) or secrets.randbelow(2**32))
+SEED_VARIABLE = "POSTROAD_TEST_SEED"
+SEED = int(os.environ.get(SEED_VARIABLE) or secrets.randbelow(2**32))
+"""The seed of every random choice of a run; each test prints it."""
 
 
 def key_of(payload: dict[str, Any]) -> object:
@@ -62,8 +63,8 @@ class Workbench:
     def __init__(self, name: str, road: Road) -> None:
         self.name = name
         self.road = road
-        self.seed = _SEED
-        self.random = random.Random(_SEED)
+        self.seed = SEED
+        self.random = random.Random(SEED)
         self.main = road.make()
         self.audited = True
         """Whether the audit is checked at the end; false where a test leaves nothing to ask."""
@@ -71,7 +72,7 @@ class Workbench:
         self._transports: list[Transport] = [self.main]
         self._consumers: list[Consumer] = []
         self._declared: tuple[Sequence[Topic[Any]], Sequence[Subscription]] = ((), ())
-        print(f"{name}: repeat with {SEED_VARIABLE}={_SEED}")  # noqa: T201
+        print(f"{name}: repeat with {SEED_VARIABLE}={SEED}")  # noqa: T201
 
     # What a road declares
 

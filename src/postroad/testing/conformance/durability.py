@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 
 from postroad.core.clock import duration_us
+from postroad.core.delivery import Settlement
 from postroad.core.message import Message
+from postroad.core.notices import Disconnected, Notice
 from postroad.errors import PublishError, TransportError
 from postroad.testing.conformance.bench import Workbench, failure, ids, make_topic, now_us
 from postroad.testing.conformance.processes import worker
+from postroad.testing.conformance.waiting import PATIENCE
 from postroad.testing.conformance.worker import Job
 
 
@@ -32,6 +36,10 @@ class Load:
                 self.accepted.append(message.id)
             except (PublishError, TransportError):
                 await asyncio.sleep(0.05)
+
+
+async def _first(notices: AsyncIterator[Notice]) -> Notice:
+    return await anext(notices)
 
 
 class Durability:
@@ -170,8 +178,32 @@ class Durability:
         while not set(load.accepted) <= found:
             found |= set(ids(await bench.consume(consumer, 1)))
 
+    async def test_a_broken_connection_loses_nothing(self, bench: Workbench) -> None:
+        disconnect = bench.road.disconnect
+        if disconnect is None:
+            bench.skip("a broken connection is nothing that a consumer would notice")
+        bench.need_each()
+        topic, subscription = await bench.setup()
+        holder = await bench.another()
+        consumer = await bench.consumer(subscription, holder)
+        sent = await bench.publish(topic, 30)
+        held = await bench.take(consumer, 10)
+        await bench.settle(consumer, held[:4])
+        told = asyncio.create_task(_first(holder.notices()))
+        await disconnect(holder)
+        assert isinstance(await asyncio.wait_for(told, PATIENCE), Disconnected)
+        late = await consumer.settle([Settlement(delivery) for delivery in held[4:]])
+        settled = {
+            *ids(held[:4]),
+            *(d.message.id for d, r in zip(held[4:], late, strict=True) if r == "done"),
+        }
+        rest = await bench.consume(consumer, len(sent) - len(settled))
+        assert Counter(ids(rest)) == Counter(set(ids(sent)) - settled), "the others, each once"
+        await bench.nothing(consumer, "all was settled")
+
     def _need_processes(self, bench: Workbench) -> None:
         bench.need_groups()
         capabilities = bench.capabilities
         bench.need(capabilities.durable and capabilities.shared, "durable and shared")
+        bench.need(not bench.road.model, "a server that other processes reach")
         assert bench.road.process, "a shared durable road says how a process gets there"

@@ -62,6 +62,25 @@ class Settling:
         await bench.consume(consumer, 3)
         await bench.nothing(consumer, "all was acknowledged in the end")
 
+    async def test_what_nobody_counts_stays_unknown(self, bench: Workbench) -> None:
+        bench.need_each()
+        topic, subscription = await bench.setup()
+        consumer = await bench.consumer(subscription)
+        await bench.publish(topic)
+        (first,) = await bench.take(consumer, 1)
+        for number in (2, 3):
+            await consumer.begin([first])
+            await bench.settle(consumer, [first], "nack", failure=failure("again"))
+            if number == 3:
+                await consumer.close()
+                consumer = await bench.consumer(subscription)
+            before, (first,) = first, await bench.take(consumer, 1)
+            assert first.deliveries == (None if before.deliveries is None else number)
+            assert first.starts == before.starts, "None, or none: it was answered each time"
+            if not bench.capabilities.attempts:
+                assert (first.attempts, first.failures) == (0, ()), "no half of a history"
+        await bench.settle(consumer, [first])
+
     async def test_what_a_failure_says_is_kept(self, bench: Workbench) -> None:
         bench.need_each()
         bench.need(bench.capabilities.attempts, "attempts")

@@ -14,9 +14,11 @@ import pytest_asyncio
 from postroad.testing.conformance.auditing import Auditing
 from postroad.testing.conformance.bench import Workbench
 from postroad.testing.conformance.closing import Closing
+from postroad.testing.conformance.cumulative import Positions
 from postroad.testing.conformance.dead_letters import DeadLettering
 from postroad.testing.conformance.durability import Durability
 from postroad.testing.conformance.filtering import Filtering
+from postroad.testing.conformance.gaps import Gaps
 from postroad.testing.conformance.groups import Groups
 from postroad.testing.conformance.history import History
 from postroad.testing.conformance.lag import Lags
@@ -24,6 +26,7 @@ from postroad.testing.conformance.leases import Leases
 from postroad.testing.conformance.ordering import Ordering
 from postroad.testing.conformance.parking import Parking
 from postroad.testing.conformance.patterns import Patterns
+from postroad.testing.conformance.revoking import Revocations
 from postroad.testing.conformance.road import Road
 from postroad.testing.conformance.roundtrip import RoundTrip
 from postroad.testing.conformance.settling import Settling
@@ -35,8 +38,11 @@ class TransportConformance(
     RoundTrip,
     Groups,
     Settling,
+    Positions,
     Leases,
     Ordering,
+    Revocations,
+    Gaps,
     History,
     Lags,
     Timing,

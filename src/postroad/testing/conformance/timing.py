@@ -9,7 +9,7 @@ import pytest
 
 from postroad.core.transport import Cancels
 from postroad.errors import NotSupportedError
-from postroad.testing.conformance.bench import Workbench, ids, later, now_us
+from postroad.testing.conformance.bench import Workbench, ids, later, make_topic, now_us
 from postroad.testing.conformance.waiting import eventually
 
 _SOON = 0.6
@@ -101,7 +101,7 @@ class Timing:
     async def test_cancelling_is_refused_where_undeclared(self, bench: Workbench) -> None:
         if bench.capabilities.cancel:
             bench.skip("it is declared")
-        await bench.setup()
+        await bench.open(make_topic("orders.created"))
         if isinstance(bench.main, Cancels):
             with pytest.raises(NotSupportedError):
                 await bench.main.cancel("any")

@@ -9,8 +9,9 @@ from typing import cast
 import pytest
 
 from postroad.core.delivery import Delivery, Settlement
+from postroad.core.subscription import Subscription
 from postroad.core.transport import AtomicSettle, Consumer, OnceTokens, SqlLog
-from postroad.errors import LeaseLostError
+from postroad.errors import ClosedError, LeaseLostError
 from postroad.testing.conformance.bench import Workbench, failure, ids, make_topic
 
 
@@ -35,6 +36,7 @@ class Transactions:
 
     async def test_one_stale_settlement_publishes_nothing(self, bench: Workbench) -> None:
         atomic, consumer, results = await self._atomic(bench)
+        bench.need_each()
         found = await bench.take(consumer, 3)
         await bench.settle(consumer, found[:1], "nack")
         topic = make_topic("orders.paid")
@@ -57,8 +59,37 @@ class Transactions:
         await bench.nothing(results, "a second answer changes nothing, so it publishes nothing")
         await bench.settle(consumer, found[1:])
 
+    async def test_what_is_not_committed_was_not_published(self, bench: Workbench) -> None:
+        atomic, consumer, results = await self._atomic(bench)
+        found = await bench.take(consumer, 3)
+        topic = make_topic("orders.paid")
+        outcome = bench.message(topic)
+        await atomic.settle_and_publish([Settlement(found[0])], [(topic, outcome)])
+        await consumer.close()
+        again = await bench.take(await bench.consumer(self._orders(bench)), 2)
+        assert sorted(ids(again)) == sorted(ids(found[1:])), "the other two were not settled"
+        assert ids(await bench.consume(results, 1)) == [outcome.id]
+        await bench.nothing(results, "nobody published for the other two")
+
+    async def test_a_closed_consumer_commits_nothing(self, bench: Workbench) -> None:
+        atomic, consumer, results = await self._atomic(bench)
+        found = await bench.take(consumer, 3)
+        await consumer.close()
+        topic = make_topic("orders.paid")
+        answers = [Settlement(delivery) for delivery in found]
+        try:
+            settled = await atomic.settle_and_publish(answers, [(topic, bench.message(topic))])
+        except ClosedError:
+            settled = ["stale"]
+        assert "done" not in settled
+        await bench.nothing(results, "its deliveries went back as it was closed")
+        await bench.consume(await bench.consumer(self._orders(bench)), 3)
+
+    def _orders(self, bench: Workbench) -> Subscription:
+        return bench.subscription(make_topic("orders.created"))
+
     async def _atomic(self, bench: Workbench) -> tuple[AtomicSettle, Consumer, Consumer]:
-        bench.need_each()
+        bench.need_groups()
         bench.need(bench.capabilities.atomic_settle, "atomic_settle")
         topics = [make_topic("orders.created"), make_topic("orders.paid")]
         wishes = [bench.subscription(topic) for topic in topics]
