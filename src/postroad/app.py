@@ -54,7 +54,7 @@ from postroad.delivery.publisher import Publisher
 from postroad.delivery.rate import make_limiter
 from postroad.delivery.runner import Runner, Work
 from postroad.delivery.schedule import Every, Ticker, ticks_of
-from postroad.delivery.stored import StoredLetters
+from postroad.delivery.stored import StoredLetters, stored_groups
 from postroad.delivery.sync import SyncRoad
 from postroad.delivery.tail import tail
 from postroad.errors import (
@@ -688,7 +688,8 @@ class Postroad:
         return await (await self._source()).topics(pattern)
 
     async def lag(self, pattern: str = "#", group: str | None = None) -> Sequence[Lag]:
-        """How far groups are behind, in messages and seconds. Needs no consumer.
+        """How far groups are behind, in messages and seconds. Needs no consumer. What waits in
+        the store is told under the name of its topic there.
 
         Raises:
             NotSupportedError: the road cannot name its groups.
@@ -697,7 +698,12 @@ class Postroad:
         if not isinstance(source, Audited):
             raise NotSupportedError(f"{self.url} cannot list its groups")
         pairs = await source.groups(pattern)
-        return [await source.lag(*pair) for pair in pairs if group in (None, pair[1])]
+        found = [await source.lag(*pair) for pair in pairs if group in (None, pair[1])]
+        store: Any = self._store
+        if store is not None:
+            moved = await stored_groups(store, pattern, group)
+            found += [await store.lag(*pair) for pair in moved]
+        return found
 
     async def settled(self, pattern: str = "#", group: str | None = None) -> None:
         """Return when these groups have settled all that is not scheduled for later; for scripts
@@ -708,8 +714,15 @@ class Postroad:
             wait = min(wait * 2, 0.1)
 
     async def audit(self, pattern: str = "#", group: str | None = None) -> Audit:
-        """What became of every message accepted; see `Audit`."""
-        return await audit(await self._ready(), pattern, group)
+        """What became of every message accepted; see `Audit`. What was moved to the store is
+        accounted for there, under the name of its topic there."""
+        found = await audit(await self._ready(), pattern, group)
+        store: Any = self._store
+        if store is None:
+            return found
+        moved = await stored_groups(store, pattern, group)
+        more = [entry for pair in moved for entry in (await audit(store, *pair)).entries]
+        return Audit((*found.entries, *more))
 
     async def seek(self, topic: str, group: str, to: Start) -> None:
         """Move a group that is at rest; its audit starts anew.

@@ -21,6 +21,7 @@ ENDS: tuple[Outcome | Literal["dead"], ...] = (
     "expired",
     "shed",
     "filtered",
+    "moved",
 )
 
 

@@ -14,7 +14,7 @@ from postroad.core.notices import Assigned, Lost, Notice, Revoking
 from postroad.core.pattern import matches
 from postroad.core.reports import DeadLetter
 from postroad.core.subscription import Subscription
-from postroad.core.transport import Consumer, DeadLetters, Plan, Source
+from postroad.core.transport import Audited, Consumer, DeadLetters, Plan, Source
 from postroad.delivery.moving import PREFIX, prefix_of, unwrapped
 from postroad.delivery.patience import patiently
 
@@ -32,14 +32,16 @@ async def join_store(
         order=subscription.order,
         start="earliest",
     )
-    return StoredConsumer(await store.subscribe(moved, plan), prefix, clock)
+    ordered = subscription.order == "key"
+    return StoredConsumer(await store.subscribe(moved, plan), prefix, clock, ordered=ordered)
 
 
 class StoredConsumer:
     """A `Consumer` of moved topics whose deliveries look as on the road they came from."""
 
-    def __init__(self, inner: Consumer, prefix: str, clock: Clock) -> None:
+    def __init__(self, inner: Consumer, prefix: str, clock: Clock, *, ordered: bool) -> None:
         self._inner = inner
+        self._ordered = ordered
         self._prefix = prefix
         self._clock = clock
 
@@ -56,8 +58,13 @@ class StoredConsumer:
     async def _ready(self, batch: Sequence[Delivery]) -> list[Delivery]:
         now = self._clock.now_us()
         ready, early = [], []
+        blocked: dict[tuple[str, str | None, int], int] = {}
         for inner in batch:
             delivery, due_us = _shown(inner)
+            lane = (delivery.topic, delivery.message.key, delivery.message.priority)
+            if self._ordered and lane[1] is not None:
+                # The store keeps them in order once it knows that the first of them waits.
+                due_us = blocked[lane] = max(due_us, blocked.get(lane, 0))
             if due_us > now:
                 rest = timedelta(microseconds=due_us - now)
                 early.append(_told(Settlement(delivery, "nack", delay=rest)))
@@ -153,6 +160,18 @@ class StoredLetters:
     async def discard(self, ids: Sequence[str]) -> int:
         """See `DeadLetters.discard`."""
         return await self._store.discard(ids)
+
+
+async def stored_groups(
+    store: Audited, pattern: str, group: str | None
+) -> Sequence[tuple[str, str]]:
+    """(moved topic, group) of everything that was moved from the topics that fit."""
+    found = []
+    for moved, name in await store.groups(PREFIX + "#"):
+        topic = moved.removeprefix(prefix_of(name))
+        if group in (None, name) and (topic == pattern or matches(pattern, topic)):
+            found.append((moved, name))
+    return found
 
 
 def _letter(letter: DeadLetter) -> DeadLetter:

@@ -1,0 +1,317 @@
+"""The store: retries, parked keys and dead letters of roads that cannot keep them, on SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from postroad import Delivery, Postroad, Reject, Retry, Topic
+from postroad.errors import DeclarationError, GuaranteeError
+from postroad.testing.conformance.waiting import eventually
+from postroad.testing.models import Broker, CumulativeModel, PushModel
+from postroad.testing.models.base import ModelTransport
+
+SOON = timedelta(seconds=0.3)
+
+
+class Step(Struct):
+    key: str
+    n: int
+
+
+STEPS = Topic("steps.taken", Step, key="key", partitions=2)
+Make = Callable[[], Postroad]
+
+
+@pytest.fixture(params=[CumulativeModel, PushModel], ids=["cumulative", "push"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    """Makes apps, as of several processes, over one server and one store."""
+    return maker(request.param, tmp_path)
+
+
+def maker(model: type[ModelTransport[Any]], folder: Path) -> Make:
+    broker: Broker[Any] = Broker()
+
+    def make() -> Postroad:
+        road = Postroad("memory://", store=f"sqlite:///{folder}/store.db")
+        road._transport = model(broker)
+        return road
+
+    return make
+
+
+async def balanced(road: Postroad) -> None:
+    """The store accounts for all that was moved to it, and has done with it."""
+
+    async def settled() -> bool:
+        entries = [one for one in (await road.audit()).entries if one.account is not None]
+        assert entries
+        return all(one.verdict == "balanced" and not one.pending for one in entries)
+
+    await eventually(settled, "the store's account balances and nothing is pending")
+
+
+async def publish(road: Postroad, key: str, numbers: range) -> None:
+    await road.publish_many(STEPS, [Step(key, n) for n in numbers])
+
+
+# ------------------------------------------------------------------ without order
+
+
+async def test_a_retry_waits_in_the_store_and_holds_up_nothing(make: Make) -> None:
+    road = make()
+    calls: defaultdict[int, list[tuple[float, int, int]]] = defaultdict(list)
+
+    @road.subscribe(
+        STEPS, group="g", start="latest", retry=Retry(attempts=4, backoff="fixed", first=SOON)
+    )
+    async def handler(step: Step, delivery: Delivery) -> None:
+        now = time.monotonic()
+        calls[step.n].append((now, delivery.attempts, len(delivery.failures)))
+        assert delivery.topic == STEPS.name
+        assert not delivery.message.headers, "as it was published"
+        if step.n % 10 == 0 and delivery.attempts < 2:
+            raise ConnectionError("down")
+
+    async with road, road.consuming():
+        await publish(road, "k", range(100))
+        await eventually(lambda: len(calls) == 100, "all of them, once")
+        await eventually(lambda: sum(map(len, calls.values())) == 120, "ten of them twice more")
+    for n, made in calls.items():
+        expected = [0, 1, 2] if n % 10 == 0 else [0]
+        assert [attempts for _, attempts, _ in made] == expected, "each attempt once"
+        assert [failures for _, _, failures in made] == expected, "with its history"
+        assert all(b[0] - a[0] >= 0.29 for a, b in pairwise(made)), "not early"
+
+
+async def test_what_dies_is_kept_in_the_store_and_comes_back(make: Make) -> None:
+    road = make()
+    handled: list[int] = []
+    sick = True
+
+    @road.subscribe(STEPS, group="g", start="latest", retry=Retry(attempts=2, backoff="immediate"))
+    async def handler(step: Step) -> None:
+        if sick and step.n == 3:
+            raise Reject("never")
+        if sick and step.n == 4:
+            raise ValueError("poison")
+        handled.append(step.n)
+
+    async def dead() -> int:
+        return len(await road.dead_letters.list())
+
+    async with road, road.consuming():
+        await publish(road, "k", range(6))
+        await eventually(lambda: sorted(handled) == [0, 1, 2, 5], "the others")
+
+        async def both() -> bool:
+            return await dead() == 2
+
+        await eventually(both, "both are dead")
+        rejected, failed = sorted(await road.dead_letters.list(), key=lambda one: len(one.failures))
+        assert [one.reason for one in rejected.failures] == ["rejected"]
+        assert [one.detail for one in failed.failures] == ["poison"] * 2
+        assert {rejected.topic, failed.topic} == {STEPS.name}
+        assert {rejected.group, failed.group} == {"g"}
+        assert not rejected.message.headers
+        assert await road.dead_letters.list("other.*") == []
+        sick = False
+        await balanced(road)
+        assert await road.dead_letters.redrive() == 2
+        await eventually(lambda: sorted(handled) == list(range(6)), "they come back")
+        assert await dead() == 0
+
+
+async def test_waiting_retries_survive_every_process(make: Make) -> None:
+    handled: list[tuple[int, int]] = []
+    sick = True
+
+    def app() -> Postroad:
+        road = make()
+
+        @road.subscribe(STEPS, group="g", start="latest", retry=Retry(backoff="fixed", first=SOON))
+        async def handler(step: Step, delivery: Delivery) -> None:
+            if sick:
+                raise ConnectionError("down")
+            handled.append((step.n, delivery.attempts))
+
+        return road
+
+    first = app()
+    async with first:
+        await publish(first, "k", range(20))
+        async with first.consuming(drain=timedelta(0)):
+            waiting = 0
+
+            async def parked() -> bool:
+                nonlocal waiting
+                entries = (await first.audit()).entries
+                waiting = sum(one.pending for one in entries)
+                return waiting == 20
+
+            await eventually(parked, "all of them wait in the store")
+    sick = False
+    second = app()
+    async with second, second.consuming():
+        await eventually(lambda: len(handled) == 20, "all of them")
+    assert sorted(n for n, _ in handled) == list(range(20))
+    assert all(attempts >= 1 for _, attempts in handled), "their attempts are kept"
+
+
+# ------------------------------------------------------------------ in order of a key
+
+
+def ordered(
+    road: Postroad, handled: defaultdict[str, list[int]], sick: set[tuple[str, int]], **retry: Any
+) -> None:
+    policy: dict[str, Any] = {"attempts": 100, "backoff": "fixed", "first": SOON, "hold": 5}
+
+    @road.subscribe(
+        STEPS, group="g", order="key", start="latest", prefetch=100, retry=Retry(**policy | retry)
+    )
+    async def handler(step: Step) -> None:
+        await asyncio.sleep(0)
+        if (step.key, step.n) in sick:
+            raise ConnectionError("down")
+        handled[step.key].append(step.n)
+
+
+async def test_a_blocked_key_is_parked_in_the_store(tmp_path: Path) -> None:
+    road = maker(CumulativeModel, tmp_path)()
+    handled: defaultdict[str, list[int]] = defaultdict(list)
+    sick = {("hot", 0)}
+    ordered(road, handled, sick)
+    async with road, road.consuming():
+        await publish(road, "hot", range(500))
+        for number in range(10):
+            await publish(road, f"cold{number}", range(50))
+        await eventually(lambda: sum(map(len, handled.values())) == 500, "the other keys go on")
+        assert not handled["hot"]
+        await asyncio.sleep(0.5)
+        sick.clear()
+        await eventually(lambda: len(handled["hot"]) == 500, "the parked key drains", 60)
+        await publish(road, "hot", range(500, 600))
+        await eventually(lambda: len(handled["hot"]) == 600, "and goes on on its road")
+        await balanced(road)
+    for got in handled.values():
+        assert got == list(range(len(got))), "each once, in order"
+
+
+async def test_a_parked_key_stays_in_order_while_owners_change(tmp_path: Path) -> None:
+    """Consumers come and go, drained, while one key is parked and more of it is published."""
+    make = maker(CumulativeModel, tmp_path)
+    handled: defaultdict[str, list[int]] = defaultdict(list)
+    sick = {("hot", 3)}
+    publisher = make()
+    async with publisher:
+        published = 0
+        for turn in range(6):
+            road = make()
+            ordered(road, handled, sick)
+            async with road, road.consuming(drain=timedelta(seconds=5)):
+                for key in ("hot", "cold"):
+                    await publish(publisher, key, range(published, published + 40))
+                published += 40
+                await eventually(
+                    lambda wanted=published: len(handled["cold"]) == wanted,  # type: ignore[misc]
+                    "the other key goes on",
+                )
+                if turn == 4:
+                    sick.clear()
+        road = make()
+        ordered(road, handled, sick)
+        async with road, road.consuming():
+            await eventually(lambda: len(handled["hot"]) >= published, "the parked key drains")
+    first = list(dict.fromkeys(handled["hot"]))
+    assert first == list(range(published)), "in order over first deliveries, none lost"
+
+
+async def test_two_owners_share_a_store(tmp_path: Path) -> None:
+    make = maker(CumulativeModel, tmp_path)
+    handled: defaultdict[str, list[int]] = defaultdict(list)
+    sick = {(f"key{number}", 7) for number in range(0, 12, 2)}
+    async with AsyncExitStack() as stack:
+        roads = [make(), make()]
+        for road in roads:
+            ordered(road, handled, sick)
+            await stack.enter_async_context(road)
+            await stack.enter_async_context(road.consuming())
+        for start in range(0, 60, 20):
+            for number in range(12):
+                await publish(roads[0], f"key{number}", range(start, start + 20))
+        await eventually(lambda: distinct(handled) == 6 * 60 + 6 * 7, "what can be")
+        sick.clear()
+        await eventually(lambda: distinct(handled) == 12 * 60, "all of it")
+    for got in handled.values():
+        assert list(dict.fromkeys(got)) == list(range(60)), "in order over first deliveries"
+
+
+def distinct(handled: defaultdict[str, list[int]]) -> int:
+    """How many messages were handled; a rebalance may repeat some."""
+    return sum(len(set(got)) for got in handled.values())
+
+
+async def test_a_dead_message_parks_its_key_in_the_store(tmp_path: Path) -> None:
+    road = maker(CumulativeModel, tmp_path)()
+    handled: defaultdict[str, list[int]] = defaultdict(list)
+    sick = {("hot", 2)}
+    ordered(road, handled, sick, attempts=1, on_dead="park-key")
+
+    async def dead() -> bool:
+        return len(await road.dead_letters.list()) == 1
+
+    async with road, road.consuming():
+        await publish(road, "hot", range(6))
+        await publish(road, "cold", range(6))
+        await eventually(lambda: len(handled["cold"]) == 6, "the other key goes on")
+        await eventually(dead, "a dead letter")
+        await publish(road, "hot", range(6, 9))
+        await publish(road, "cold", range(6, 7))
+        await eventually(lambda: len(handled["cold"]) == 7, "also new ones of it")
+        assert handled["hot"] == [0, 1]
+        sick.clear()
+        await road.dead_letters.redrive()
+        await eventually(lambda: len(handled["hot"]) == 9, "the key drains")
+        await balanced(road)
+        assert handled["hot"] == list(range(9))
+
+
+# ------------------------------------------------------------------ declarations
+
+
+async def test_the_contract_names_the_store(make: Make) -> None:
+    road = make()
+
+    @road.subscribe(STEPS, group="g")
+    async def handler(step: Step) -> None: ...
+
+    (contract, *_) = road.explain()
+    keepers = {term.subject: term.keeper for term in contract.terms}
+    assert (keepers["retry"], keepers["dead letters"]) == ("store", "store")
+
+
+async def test_without_a_store_it_is_refused() -> None:
+    road = Postroad("memory://")
+    road._transport = CumulativeModel(Broker())
+
+    @road.subscribe(STEPS, group="g")
+    async def handler(step: Step) -> None: ...
+
+    with pytest.raises(GuaranteeError, match="store="):
+        await road.open()
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite://"])
+def test_what_cannot_keep_is_no_store(url: str) -> None:
+    with pytest.raises((DeclarationError, ValueError)):
+        Postroad("memory://", store=url)
