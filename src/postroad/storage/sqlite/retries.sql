@@ -1,19 +1,19 @@
 -- name: due
-SELECT number, stream_id, offset, lane, due_us, attempts, starts, alone, lost, failures,
+SELECT number, stream_id, offset, lane, due_us, attempts, starts, alone, lost, turn, failures,
        id, origin, key, time_us, appended_us, expires_at_us, data, envelope
 FROM postroad_retries
 WHERE group_id = ? AND session_id IS NULL AND due_us <= ? ORDER BY due_us, stream_id, offset
 LIMIT ?;
 
 -- name: due_in_stream
-SELECT number, stream_id, offset, lane, due_us, attempts, starts, alone, lost, failures,
+SELECT number, stream_id, offset, lane, due_us, attempts, starts, alone, lost, turn, failures,
        id, origin, key, time_us, appended_us, expires_at_us, data, envelope
 FROM postroad_retries
 WHERE group_id = ? AND stream_id = ? AND session_id IS NULL AND due_us <= ?
 ORDER BY due_us, offset LIMIT ?;
 
 -- name: line
-SELECT number, stream_id, offset, lane, due_us, attempts, starts, alone, lost, failures,
+SELECT number, stream_id, offset, lane, due_us, attempts, starts, alone, lost, turn, failures,
        id, origin, key, time_us, appended_us, expires_at_us, data, envelope
 FROM postroad_retries
 WHERE group_id = ? AND stream_id = ? AND lane = ? AND session_id IS NULL ORDER BY offset LIMIT ?;
@@ -39,7 +39,8 @@ SELECT partition, priority FROM postroad_streams WHERE id = ?;
 SELECT min(due_us) FROM postroad_retries WHERE group_id = ? AND session_id IS NULL;
 
 -- name: take
-UPDATE postroad_retries SET session_id = ?, due_us = 0, begun = (starts = 0), lost = 0
+UPDATE postroad_retries
+SET session_id = ?, due_us = 0, begun = (starts = 0), lost = 0, turn = turn + 1
 WHERE number = ?;
 
 -- name: insert
@@ -47,7 +48,7 @@ WITH new (group_id, stream_id, offset, lane, due_us) AS (
     SELECT ?1, ?2, ?3, CASE ?4 WHEN 'key' THEN key WHEN 'total' THEN '' END, ?5
     FROM postroad_messages WHERE position = ?9)
 INSERT INTO postroad_retries
-    (group_id, stream_id, offset, lane, due_us, session_id, attempts, starts, lost, failures,
+    (group_id, stream_id, offset, lane, due_us, session_id, attempts, starts, alone, lost, failures,
      id, origin, key, time_us, appended_us, expires_at_us, data, envelope)
 SELECT n.group_id, n.stream_id, n.offset, n.lane,
        CASE WHEN EXISTS (
@@ -59,7 +60,7 @@ SELECT n.group_id, n.stream_id, n.offset, n.lane,
            WHERE d.group_id = n.group_id AND d.stream_id = n.stream_id AND d.lane = n.lane
                AND d.offset < n.offset AND d.parks)
        THEN 1 << 62 ELSE n.due_us END,
-       NULL, ?6, ?7, 0, ?8,
+       NULL, ?6, ?7, ?8, ?10, ?11,
        id, origin, key, time_us, appended_us, expires_at_us, data, envelope
 FROM postroad_messages m, new n WHERE m.position = ?9;
 
@@ -87,7 +88,7 @@ AND NOT EXISTS (
 
 -- name: held
 SELECT group_id, stream_id, lane, offset FROM postroad_retries
-WHERE number = ? AND session_id = ?;
+WHERE number = ? AND session_id = ? AND turn = ?;
 
 -- name: again
 UPDATE postroad_retries
@@ -98,7 +99,7 @@ WHERE number = ?;
 DELETE FROM postroad_retries WHERE number = ?;
 
 -- name: give_back
-UPDATE postroad_retries SET session_id = NULL WHERE number = ? AND session_id = ?;
+UPDATE postroad_retries SET session_id = NULL WHERE number = ? AND session_id = ? AND turn = ?;
 
 -- name: bury
 INSERT INTO postroad_dead_letters
@@ -122,4 +123,4 @@ FROM postroad_retries r JOIN postroad_streams s ON s.id = r.stream_id
 WHERE r.group_id = ? GROUP BY 1, 2;
 
 -- name: begin
-UPDATE postroad_retries SET begun = 1 WHERE number = ? AND session_id = ?;
+UPDATE postroad_retries SET begun = 1 WHERE number = ? AND session_id = ? AND turn = ?;

@@ -227,7 +227,7 @@ class _Claim:
 
     def _take_retry(self, member: Membership, row: Row) -> bool:
         """Hand out one that waited; whether it waits no more."""
-        number, stream, offset, _, _, attempts, starts, alone, lost, failures = row[:10]
+        number, stream, offset, _, _, attempts, starts, alone, lost, turn, failures = row[:11]
         partition, priority = self._run(_RETRIES["stream"], (stream,)).fetchone()
         if (member.topic, partition) in self._request.paused:
             return False
@@ -243,10 +243,10 @@ class _Claim:
             groups.count(self._connection, member.group_id, "duplicates", 1)
         self._limit = 0 if starts else self._limit - 1
         self._bytes -= len(row[-2])
-        moved = (stream << OFFSET_BITS | offset, *row[10:])
+        moved = (stream << OFFSET_BITS | offset, *row[11:])
         self.chunks.append(
             Chunk(
-                Held(number, self._request.session.id),
+                Held(number, self._request.session.id, turn + 1),
                 member.topic,
                 partition,
                 priority,
@@ -297,7 +297,7 @@ class _Claim:
                 # A range of one message, so that its being alone shows.
                 span = (stream, fit[0][0] & OFFSET_MASK, 1)
                 mask = 0
-            taken = self._hand_out(member, span, fit, mask, partition, priority, past)
+            taken = self._hand_out(member, span, fit, mask, partition, priority, past, lost)
             if lost and taken:
                 groups.count(self._connection, member.group_id, "duplicates", taken)
             if starts and taken:
@@ -366,6 +366,7 @@ class _Claim:
         partition: int,
         priority: int,
         past: Past,
+        lost: int = 0,
     ) -> int:
         """Claim a range whose unsettled rows are given, without the expired and the blocked
         ones; returns how many are handed out."""
@@ -377,7 +378,7 @@ class _Claim:
             if expires is not None and expires <= self._now:
                 expired += 1
             elif self._lanes_wait and self._must_wait(member, stream, row):
-                self._join_line(member, stream, row, past)
+                self._join_line(member, stream, row, past, lost)
             else:
                 given.append(row)
                 continue
@@ -395,10 +396,10 @@ class _Claim:
         self.chunks.append(Chunk(token, member.topic, partition, priority, given, fence, past))
         return len(given)
 
-    def _join_line(self, member: Membership, stream: int, row: Row, past: Past) -> None:
+    def _join_line(self, member: Membership, stream: int, row: Row, past: Past, lost: int) -> None:
         """Let a message wait behind those of its lane that wait."""
         offset = row[0] & OFFSET_MASK
-        values = (self._request.lane, 0, 0, past.starts, None, row[0])
+        values = (self._request.lane, 0, 0, *past, row[0], lost, None)
         self._run(_RETRIES["insert"], (member.group_id, stream, offset, *values))
 
     def _insert(

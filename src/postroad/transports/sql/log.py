@@ -119,8 +119,14 @@ class Log:
         """Wait until the event is set, for so many seconds at most."""
         watcher = self.database.watcher
         watcher.enter()
-        timer = asyncio.ensure_future(self.clock.sleep(max(seconds, 0)))
-        timer.add_done_callback(lambda _: event.set())
+
+        async def alarm() -> None:
+            # Not a callback of the sleep: that would ring once more when it is cancelled, and
+            # whoever has just cleared the event would read on and on.
+            await self.clock.sleep(max(seconds, 0))
+            event.set()
+
+        timer = asyncio.ensure_future(alarm())
         try:
             await event.wait()
         finally:

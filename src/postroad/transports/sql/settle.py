@@ -183,9 +183,10 @@ class Settling:
         where = (claim.group_id, claim.stream_id, offset)
         due = _due_us(now_us, settlement)
         # Its handler answered, so whatever crash it was suspected of was another's: starts 0.
-        values = (self._lane, due, attempts_in(settlement), 0, failures_in(settlement))
         position = claim.stream_id << OFFSET_BITS | offset
-        connection.execute(_RETRIES["insert"], (*where, *values, position))
+        failures = failures_in(settlement)
+        values = (self._lane, due, attempts_in(settlement), 0, 0, position, 0, failures)
+        connection.execute(_RETRIES["insert"], (*where, *values))
         self._hush(connection, *where, self._lane_of(settlement), due)
 
     def _lane_of(self, settlement: Settlement) -> str | None:
@@ -221,7 +222,9 @@ class Settling:
         counts: Counter[tuple[int, str]],
         now_us: int,
     ) -> Settled:
-        row = connection.execute(_RETRIES["held"], (token.number, self._session)).fetchone()
+        row = connection.execute(
+            _RETRIES["held"], (token.number, self._session, token.turn)
+        ).fetchone()
         if row is None:
             return "stale"
         group, stream, lane, offset = row
@@ -255,7 +258,7 @@ def begin(connection: Connection, session: int, tokens: Iterable[Claim | Held]) 
         if isinstance(token, Claim):
             connection.execute(_CLAIMS["begin"], (token.id, session))
         else:
-            connection.execute(_RETRIES["begin"], (token.number, session))
+            connection.execute(_RETRIES["begin"], (token.number, session, token.turn))
 
 
 def give_back(
@@ -266,7 +269,7 @@ def give_back(
         if isinstance(token, Claim):
             connection.execute(_CLAIMS["give_back"], (int(lost), token.id, session))
         else:
-            connection.execute(_RETRIES["give_back"], (token.number, session))
+            connection.execute(_RETRIES["give_back"], (token.number, session, token.turn))
 
 
 def _runs(offsets: list[int]) -> list[tuple[int, int]]:

@@ -33,10 +33,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
-    """One message handed out from the retries."""
+    """One message handed out from the retries, for the `turn`-th time."""
 
     number: int
     session: int = 0
+    turn: int = 0
 
 
 class Past(NamedTuple):

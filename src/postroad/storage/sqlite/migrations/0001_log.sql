@@ -142,6 +142,7 @@ CREATE INDEX postroad_claims_returned ON postroad_claims (group_id, stream_id, f
 -- Exceptions, each with its own copy of the message, so that the log may be trimmed. In a lane
 -- the first one that waits is due some day; those behind it are due never (1 << 62) and go out
 -- with it. So a blocked lane costs one index entry that is looked at, however long it gets.
+-- `turn` counts hand-outs, so that an answer to an earlier one is told from the present one's.
 CREATE TABLE postroad_retries (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     group_id INTEGER NOT NULL,
@@ -155,6 +156,7 @@ CREATE TABLE postroad_retries (
     alone INTEGER NOT NULL DEFAULT 0,
     begun INTEGER NOT NULL DEFAULT 0,
     lost INTEGER NOT NULL,
+    turn INTEGER NOT NULL DEFAULT 0,
     failures BLOB,
     id TEXT NOT NULL,
     origin INTEGER NOT NULL,
