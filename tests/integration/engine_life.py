@@ -179,7 +179,6 @@ class IdleClock(VirtualClock):
         """Count what its database is asked to do."""
         database = road._log.database
         database.watcher._changed = lambda: None
-        road._log.pause = _pause(road)  # type: ignore[method-assign]
         self._roads.append(road)
         for worker in (database._reader, database._scanner, database.handlers, database.writer):
             self._count(worker, "submit")
@@ -223,25 +222,6 @@ class IdleClock(VirtualClock):
             before = commits
             for road in self._roads:
                 road._log.wake()
-
-
-def _pause(road: SqliteTransport) -> Any:
-    """`Log.pause` whose timer does not ring once it is cancelled: the road's own one does, and
-    then a consumer that was woken for nothing reads on and on while time stands still."""
-    log = road._log
-
-    async def pause(event: asyncio.Event, seconds: float) -> None:
-        async def alarm() -> None:
-            await log.clock.sleep(max(seconds, 0))
-            event.set()
-
-        timer = asyncio.ensure_future(alarm())
-        try:
-            await event.wait()
-        finally:
-            timer.cancel()
-
-    return pause
 
 
 class _Counted:
