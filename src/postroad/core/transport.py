@@ -123,7 +123,9 @@ class Consumer(Protocol):
         ...
 
     def notices(self) -> AsyncIterator[Notice]:
-        """What happens to this consumer; ends when it is closed."""
+        """What happens to this consumer; ends when it is closed. A notice may be read late: what
+        was received of a partition before its loss and after it came back tell themselves apart
+        by `extend`, which returns what is still owned."""
         ...
 
     async def close(self) -> None:

@@ -41,6 +41,7 @@ class Note(msgspec.Struct, omit_defaults=True):
         topic, group, position: where it came from.
         attempts, failures: what it was given up with, the last ten of them.
         due_us: not to be handled before.
+        partitions: of its topic, where the message is to go back there.
     """
 
     topic: str
@@ -49,6 +50,7 @@ class Note(msgspec.Struct, omit_defaults=True):
     attempts: int = 0
     failures: tuple[Failure, ...] = ()
     due_us: int = 0
+    partitions: int = 1
 
 
 _encode = msgspec.json.Encoder().encode

@@ -6,13 +6,12 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from postroad.core.delivery import Receipt
 from postroad.core.hooks import Hooks
 from postroad.core.message import Message
 from postroad.core.topic import Topic
-from postroad.core.transport import Transport
 from postroad.errors import ClosedError, PostroadError, PublishError
 
 CHUNK = 1000
@@ -24,6 +23,14 @@ BACKLOG = 10 * CHUNK
 _Entry = tuple[Topic[Any], Message]
 
 
+class Accepts(Protocol):
+    """What a publisher hands its batches to: a transport, or what stands before it."""
+
+    async def publish(self, messages: Sequence[_Entry]) -> Sequence[Receipt]:
+        """See `Transport.publish`."""
+        ...
+
+
 class Publisher:
     """Collects single publishes into batches and sends them one after another, in order.
 
@@ -31,7 +38,7 @@ class Publisher:
     a lone publisher never waits for company, a thousand tasks share a commit.
     """
 
-    def __init__(self, transport: Transport, hooks: Hooks) -> None:
+    def __init__(self, transport: Accepts, hooks: Hooks) -> None:
         self._transport = transport
         self._hooks = hooks
         self._entries: list[_Entry] = []
