@@ -233,3 +233,81 @@ async def test_cancelling_many_leaves_no_task_behind(publisher: Publisher, road:
     assert many.cancelled()
     assert asyncio.all_tasks() == before
     assert len(road.batches) == 1
+
+
+# ------------------------------------------------------------------ who is alone
+
+
+@pytest.fixture
+async def lone(publisher: Publisher) -> Publisher:
+    """One whose last publish was alone."""
+    await publisher.publish(TOPIC, message(0))
+    return publisher
+
+
+async def test_who_was_alone_makes_no_task(lone: Publisher, road: Road) -> None:
+    tasks = len(asyncio.all_tasks())
+    road.gate.clear()
+    waiting = asyncio.create_task(lone.publish(TOPIC, message(1)))
+    await asyncio.sleep(0.01)
+    assert len(asyncio.all_tasks()) == tasks + 1, "its own"
+    road.gate.set()
+    assert (await waiting).position == Position(0, 1)
+
+
+async def test_company_of_the_lone_one_waits_and_goes_together(lone: Publisher, road: Road) -> None:
+    road.gate.clear()
+    first = asyncio.create_task(lone.publish(TOPIC, message(1)))
+    await asyncio.sleep(0.01)
+    others = start(lone, 30)
+    await asyncio.sleep(0.01)
+    road.gate.set()
+    await asyncio.gather(first, *others)
+    again = start(lone, 30)
+    await asyncio.gather(*again)
+    assert [len(batch) for batch in road.batches] == [1, 1, 30, 30]
+
+
+@pytest.mark.parametrize(
+    ("error", "known"),
+    [
+        (BacklogFullError("full"), True),
+        (RuntimeError("a defect"), False),
+        (PublishError(failed={0: BacklogFullError("full")}), True),
+    ],
+)
+async def test_the_error_of_a_lone_one_is_a_publish_error(
+    lone: Publisher, road: Road, counts: Counts, error: Exception, known: bool
+) -> None:
+    road.errors = [error]
+    with pytest.raises(PublishError) as raised:
+        await lone.publish(TOPIC, message(1))
+    assert bool(raised.value.failed) is known
+    assert counts.unsent == {"numbers": 1}
+    assert (await lone.publish(TOPIC, message(2))).position == Position(0, 2)
+
+
+async def test_cancelling_the_lone_one_holds_up_nobody(lone: Publisher, road: Road) -> None:
+    road.gate.clear()
+    first = asyncio.create_task(lone.publish(TOPIC, message(1)))
+    await asyncio.sleep(0.01)
+    others = start(lone, 3)
+    await asyncio.sleep(0.01)
+    first.cancel()
+    await asyncio.wait([first])
+    assert first.cancelled()
+    road.gate.set()
+    await asyncio.gather(*others)
+
+
+async def test_closing_waits_for_the_lone_one(lone: Publisher, road: Road) -> None:
+    road.gate.clear()
+    first = asyncio.create_task(lone.publish(TOPIC, message(1)))
+    await asyncio.sleep(0.01)
+    closing = asyncio.create_task(lone.close())
+    await asyncio.sleep(0.01)
+    assert not closing.done()
+    road.gate.set()
+    await asyncio.gather(first, closing)
+    with pytest.raises(ClosedError):
+        await lone.publish(TOPIC, message(2))
