@@ -7,8 +7,10 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
+from sphinx.pycode import ModuleAnalyzer
+
 import postroad
-from postroad.app import catalog
+from postroad.app import Postroad, catalog
 from postroad.operations.roads import cell, facts
 
 project = "Postroad"
@@ -56,6 +58,24 @@ def _import_public_names() -> None:
         vars(postroad)[name] = getattr(postroad, name)
 
 
+def _gather_sides() -> None:
+    """Show what the files of `postroad.road` bring to `Postroad` as its own, file by file and in
+    the order of their sources; autodoc would leave it out, or sort it by name."""
+    app = ModuleAnalyzer.for_module("postroad.app")
+    app.analyze()
+    sides = sorted(Postroad.__mro__[1:-1], key=lambda side: len(side.__mro__))
+    names = [name for side in sides for name in vars(side) if not name.startswith("_")]
+    for place, name in enumerate(names):
+        app.tagorder[f"Postroad.{name}"] = place
+        setattr(Postroad, name, getattr(Postroad, name))
+
+
+def _hide_sides(app: object, name: str, obj: object, options: object, bases: list[type]) -> None:
+    """Leave them out of the bases: they are not public."""
+    if obj is Postroad:
+        bases[:] = [object]
+
+
 def _write_capabilities() -> None:
     """The table of roads, from what each of them declares."""
     columns = {scheme: facts(road) for scheme, road in catalog().items()}
@@ -74,5 +94,7 @@ def _write_capabilities() -> None:
 
 def setup(app: Any) -> None:
     _import_public_names()
+    _gather_sides()
     _write_capabilities()
     app.connect("autodoc-process-docstring", _markdown_code)
+    app.connect("autodoc-process-bases", _hide_sides)

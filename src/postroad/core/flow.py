@@ -41,7 +41,9 @@ def draw(rate: Rate, tokens: float, elapsed: float, wanted: int) -> tuple[int, f
     Returns how many of `wanted` there are, what is left, and with none the seconds until there
     is one. A clock that went back adds nothing.
     """
-    tokens = min(float(rate.capacity), tokens + max(0.0, elapsed) * rate.per_second)
+    # What was given back may stand above the capacity; what refills may not.
+    filled = tokens + max(0.0, elapsed) * rate.per_second
+    tokens = max(tokens, min(float(rate.capacity), filled))
     granted = min(wanted, int(tokens))
     wait = 0.0 if granted else (1 - tokens) / rate.per_second
     return granted, tokens - granted, wait

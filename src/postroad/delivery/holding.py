@@ -15,7 +15,9 @@ from postroad.delivery.lanes import Lanes
 from postroad.delivery.patience import patiently
 
 _WORTH_PARKING = 0.1
-"""Seconds. A shorter wait is over before the road has heard that a key is parked."""
+_MANY_FAILURES = 3
+"""A wait of fewer seconds is over before the road has heard that a key is parked; but many short
+ones are a long one."""
 
 
 def blocked_share(most: int) -> int:
@@ -129,12 +131,15 @@ class Holding:
             return full
         others = []
         for delivery in full:
-            if id(delivery) in self._waits and self._rest(delivery) >= _WORTH_PARKING:
+            if id(delivery) in self._waits and self._is_worth_parking(delivery):
                 held = self._stop_waiting(delivery)
                 self._park(delivery, held.delay)
             else:
                 others.append(delivery)
         return others
+
+    def _is_worth_parking(self, delivery: Delivery) -> bool:
+        return self._rest(delivery) >= _WORTH_PARKING or delivery.attempts >= _MANY_FAILURES
 
     def _partitions(self, deliveries: list[Delivery]) -> set[Partition]:
         return {(delivery.topic, delivery.partition) for delivery in deliveries}

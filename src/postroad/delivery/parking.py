@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from postroad.core.clock import Clock
 from postroad.core.delivery import Delivery, Partition, Settlement
@@ -19,9 +19,9 @@ _AT_ONCE = timedelta(microseconds=1)
 
 @dataclass(slots=True)
 class _Parked:
-    """A lane that went back behind the message `head`, which is due at `due` (monotonic)."""
+    """A lane that went back behind `head`, which is due at `due` (monotonic)."""
 
-    head: str
+    head: tuple[str, Any]
     place: Partition
     due: float
     told: bool = False
@@ -61,7 +61,7 @@ class Parking:
         parked = self._parked.get(lane)
         if parked is None:
             return False
-        if delivery.message.id == parked.head:
+        if _identity(delivery) == parked.head:
             del self._parked[lane]
             return False
         rest = max(0.0, parked.due - self._clock.monotonic())
@@ -94,7 +94,7 @@ class Parking:
         behind = self._lanes.end(head)
         if lane is not None:
             due = self._clock.monotonic() + delay.total_seconds()
-            parked = _Parked(head.message.id, (head.topic, head.partition), due)
+            parked = _Parked(_identity(head), (head.topic, head.partition), due)
             self._parked[lane] = self._heads[id(head)] = parked
         self._answer(answer)
         for delivery in behind:
@@ -172,6 +172,10 @@ class StoreParking(Parking):
             self._keys[key] = self._keys.get(key, 0) + 1
             self._under_way[id(delivery)] = key
         self._answer(answer)
+
+
+def _identity(delivery: Delivery) -> tuple[str, Any]:
+    return delivery.message.id, delivery.offset
 
 
 def _key(delivery: Delivery) -> _Key | None:

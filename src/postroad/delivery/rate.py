@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
 
 from postroad.core.clock import Clock
@@ -45,7 +46,8 @@ class OwnLimiter:
             await self._clock.sleep(wait)
 
     def give_back(self, count: int) -> None:
-        self._tokens = min(float(self._rate.capacity), self._tokens + count)
+        # Above the capacity, if need be: two that share it must not waste each other's refill.
+        self._tokens += count
 
 
 class SharedLimiter:
@@ -57,14 +59,20 @@ class SharedLimiter:
         self._permits = permits
         self._clock = clock
         self._left = 0
+        self._drawing = asyncio.Lock()
         self._share = max(1, int(rate.per_second * _SHARE))
 
     async def take(self, wanted: int) -> int:
-        while self._left == 0:
-            ask = min(self._share, self._rate.capacity)
-            self._left, wait = await self._permits.permits(self._name, self._rate, ask)
-            if self._left == 0:
-                await self._clock.sleep(wait)
+        async with self._drawing:
+            while self._left == 0:
+                ask = min(self._share, self._rate.capacity)
+                drawn, wait = await self._permits.permits(self._name, self._rate, ask)
+                self._left += drawn
+                if self._left == 0:
+                    await self._clock.sleep(wait)
+            return self._take(wanted)
+
+    def _take(self, wanted: int) -> int:
         taken = min(wanted, self._left)
         self._left -= taken
         return taken

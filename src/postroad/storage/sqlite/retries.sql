@@ -8,15 +8,24 @@ LIMIT ?;
 -- name: due_in_stream
 SELECT number, stream_id, offset, lane, due_us, attempts, starts, alone, lost, turn, failures,
        id, origin, key, time_us, appended_us, expires_at_us, data, envelope
-FROM postroad_retries
-WHERE group_id = ? AND stream_id = ? AND session_id IS NULL AND due_us <= ?
-ORDER BY due_us, offset LIMIT ?;
+FROM postroad_retries r
+WHERE group_id = ?1 AND stream_id = ?2 AND session_id IS NULL AND due_us <= ?3
+    AND (lane IS NULL
+        OR NOT EXISTS (
+            SELECT 1 FROM postroad_retries e
+            WHERE e.group_id = ?1 AND e.stream_id = ?2 AND e.lane = r.lane
+                AND e.session_id IS NULL AND e.offset < r.offset)
+        AND NOT EXISTS (
+            SELECT 1 FROM postroad_dead_letters d
+            WHERE d.group_id = ?1 AND d.stream_id = ?2 AND d.lane = r.lane
+                AND d.offset < r.offset AND d.parks))
+ORDER BY due_us, offset LIMIT ?4;
 
 -- name: line
 SELECT number, stream_id, offset, lane, due_us, attempts, starts, alone, lost, turn, failures,
-       id, origin, key, time_us, appended_us, expires_at_us, data, envelope
+       id, origin, key, time_us, appended_us, expires_at_us, data, envelope, session_id
 FROM postroad_retries
-WHERE group_id = ? AND stream_id = ? AND lane = ? AND session_id IS NULL ORDER BY offset LIMIT ?;
+WHERE group_id = ? AND stream_id = ? AND lane = ? ORDER BY offset LIMIT ?;
 
 -- name: first_waiting
 SELECT offset FROM postroad_retries
@@ -73,7 +82,8 @@ WHERE due_us <= ?5 AND number = (
 
 -- name: park_line
 UPDATE postroad_retries SET due_us = 1 << 62
-WHERE group_id = ? AND stream_id = ? AND lane = ? AND session_id IS NULL AND offset > ?;
+WHERE group_id = ? AND stream_id = ? AND lane = ? AND session_id IS NULL AND offset > ?
+    AND due_us <> 1 << 62;
 
 -- name: next_in_line
 UPDATE postroad_retries SET due_us = 0
@@ -91,9 +101,18 @@ SELECT group_id, stream_id, lane, offset FROM postroad_retries
 WHERE number = ? AND session_id = ? AND turn = ?;
 
 -- name: again
-UPDATE postroad_retries
-SET session_id = NULL, due_us = ?, attempts = ?, failures = ?, starts = 0, alone = 0, begun = 0
-WHERE number = ?;
+UPDATE postroad_retries AS r
+SET session_id = NULL, attempts = ?2, failures = ?3, starts = 0, alone = 0, begun = 0,
+    due_us = CASE WHEN EXISTS (
+        SELECT 1 FROM postroad_retries e
+        WHERE e.group_id = r.group_id AND e.stream_id = r.stream_id AND e.lane = r.lane
+            AND e.session_id IS NULL AND e.offset < r.offset AND e.due_us >= ?1)
+    OR EXISTS (
+        SELECT 1 FROM postroad_dead_letters d
+        WHERE d.group_id = r.group_id AND d.stream_id = r.stream_id AND d.lane = r.lane
+            AND d.offset < r.offset AND d.parks)
+    THEN 1 << 62 ELSE ?1 END
+WHERE number = ?4;
 
 -- name: delete
 DELETE FROM postroad_retries WHERE number = ?;

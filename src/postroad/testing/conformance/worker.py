@@ -82,11 +82,15 @@ async def _publish(job: Job, topic: Topic[Any], transport: Transport) -> None:
 async def _receive(job: Job, subscription: Subscription, source: Source) -> None:
     plan = Plan(lease=timedelta(seconds=job.lease), ordered=job.ordered)
     consumer = await source.subscribe(subscription, plan)
-    while True:
-        batch = await consumer.receive(job.count, BYTES, STEP)
+    held = 0
+    # One that held more than it was asked to would be killed before it could say so.
+    while job.task == "consume" or held < job.count:
+        batch = await consumer.receive(job.count - held, BYTES, STEP)
         batch = await consumer.begin(batch)
         if job.task == "consume":
             await consumer.settle([Settlement(delivery) for delivery in batch])
+        else:
+            held += len(batch)
         for delivery in batch:
             _say(delivery.message.id)
 

@@ -68,7 +68,11 @@ class Lines:
             yield from line
 
     def _lane(self, entry: Entry) -> Lane | None:
-        message = entry.message
-        if self.order == "key" and message.key is not None:
-            return message.key, message.priority
-        return ("", message.priority) if self.order == "total" else None
+        # It keeps its lane, also if the group comes back with another order.
+        if entry.lane is None:
+            message = entry.message
+            if self.order == "key" and message.key is not None:
+                entry.lane = message.key, message.priority
+            elif self.order == "total":
+                entry.lane = "", message.priority
+        return entry.lane

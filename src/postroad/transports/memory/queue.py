@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from postroad.core.delivery import Delivery, Failure, Settled, Settlement
 from postroad.core.message import Message
 from postroad.core.notices import NoticeQueue
-from postroad.transports.memory.lines import Lines
+from postroad.transports.memory.lines import Lane, Lines
 from postroad.transports.memory.waiting import ring
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Entry:
         "begun",
         "deliveries",
         "failures",
+        "lane",
         "lease_at",
         "message",
         "partition",
@@ -59,6 +60,7 @@ class Entry:
         self.begun = False
         self.deliveries = 0
         self.failures: tuple[Failure, ...] = ()
+        self.lane: Lane | None = None
         self.lease_at = 0.0
         self.starts = 0
 
@@ -299,8 +301,11 @@ class Queue:
         return graves
 
     def _unblock(self, entry: Entry) -> None:
-        for behind in self.lines.unblock(entry):
-            self._make_ready(behind)
+        behind = self.lines.unblock(entry)
+        for one in behind:
+            heappush(self._ready[one.partition], (-one.message.priority, one.seq, one))
+        if behind:
+            self.wake()
 
     # ------------------------------------------------------------- time
 

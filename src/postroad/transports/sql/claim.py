@@ -20,6 +20,8 @@ _APPENDED, _INSERT, _ANY_RETURNED = _LOG["appended"], _CLAIMS["insert"], _CLAIMS
 _NEXT_DUE, _EXPIRES, _KEY = _RETRIES["next_due"], -3, -6
 NEVER = 1 << 62
 """When what waits behind another one is due by itself."""
+_FRONT = 16
+"""Messages of a lane that waited which may be out at once."""
 _WASTE = 20
 """Ranges without a single deliverable message that one claim walks over."""
 
@@ -185,15 +187,19 @@ class _Claim:
                 self._take_line(member, stream, lane)
 
     def _take_line(self, member: Membership, stream: int, lane: str) -> None:
-        """Take a lane from its first message, if that is due, up to one that is not due yet."""
+        """Take a lane from its first message, if that is due, up to one that is not due yet. Only
+        the front of a lane is ever out: one of it runs at a time, and what waits behind it takes
+        no room from the other keys. Settling lets the next ones move up."""
         where = (member.group_id, stream, lane)
         parked = self._first_parking(*where)
-        for row in self._run(_RETRIES["line"], (*where, self._limit)).fetchall():
+        for row in self._run(_RETRIES["line"], (*where, _FRONT)).fetchall():
+            if row[-1] is not None:
+                continue
             if (parked is not None and row[2] > parked) or self._now < row[4] < NEVER:
                 return
-            if self._full() or not self._take_retry(member, row):
-                break
-        self._promote(member, stream, lane)
+            if self._full() or not self._take_retry(member, row[:-1]):
+                self._promote(member, stream, lane)
+                return
 
     def _promote(self, member: Membership, stream: int, lane: str | None) -> None:
         """What stands first in the lane now is due, if it waited for what was taken."""

@@ -348,7 +348,8 @@ class GroupConsumer:
         return HandlerTransaction(self._log, self._settling, self, delivery, source)
 
     def _after(self, answers: Answers) -> None:
-        if any(settlement.action == "nack" for settlement in answers.settlements):
+        # What is given back may go out again, and so may what stood behind one that waited.
+        if answers.held or any(one.action == "nack" for one in answers.settlements):
             self._log.wake()
 
     async def _write(self, operation: Callable[[Connection], R]) -> R:

@@ -241,6 +241,8 @@ class Settling:
             if self._parks:
                 self._park_line(connection, group, stream, offset, lane)
         connection.execute(_RETRIES["delete"], (token.number,))
+        if lane is not None:
+            connection.execute(_RETRIES["next_in_line"], (group, stream, lane))
         outcome = "dead" if settlement.action == "reject" else settlement.outcome
         counts[group, outcome] += 1
         return "done"

@@ -172,7 +172,7 @@ CREATE INDEX postroad_retries_due ON postroad_retries (group_id, due_us, stream_
 CREATE INDEX postroad_retries_stream ON postroad_retries (group_id, stream_id, due_us, offset)
     WHERE session_id IS NULL;
 CREATE INDEX postroad_retries_lane ON postroad_retries (group_id, stream_id, lane, offset)
-    WHERE lane IS NOT NULL AND session_id IS NULL;
+    WHERE lane IS NOT NULL;
 CREATE INDEX postroad_retries_session ON postroad_retries (session_id)
     WHERE session_id IS NOT NULL;
 CREATE TABLE postroad_dead_letters (

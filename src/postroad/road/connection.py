@@ -1,0 +1,125 @@
+"""Being connected: opening a road, preparing its topics, and closing it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+from postroad.core.clock import Clock
+from postroad.core.contract import check_topic
+from postroad.core.message import Message
+from postroad.core.topic import Topic
+from postroad.core.transport import Source, Transport
+from postroad.delivery.publisher import Publisher
+from postroad.errors import ClosedError, DeclarationError, NotSupportedError
+from postroad.road.declarations import Bound, Declarations, Wiring
+
+
+class Connection(Declarations):
+    """The connection to a road, with which every use of it begins."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        super().__init__(wiring)
+        self._publisher: Publisher | None = None
+        self._prepared: set[Topic[Any]] = set()
+        self._opening = asyncio.Lock()
+        self._watching: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Connect, check, and create what was declared: topics, and groups at their start.
+        Idempotent.
+
+        Raises:
+            GuaranteeError: before anything is created.
+            TransportError, StorageError: the road cannot be reached or used.
+        """
+        async with self._opening:
+            if self._publisher is not None:
+                return
+            self.check()
+            topics = list(self.topics.values())
+            await self._transport.open(topics, [bound.subscription for bound in self.subscriptions])
+            if self._store is not None:
+                await self._store.open([], [])
+            self._prepared.update(topics)
+            self._publisher = Publisher(self._transport, self.hooks)
+            self._watching = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Send what was given, let go of the road. Idempotent."""
+        publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            await publisher.close()
+        await self._transport.close()
+        if self._store is not None:
+            await self._store.close()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @contextmanager
+    def rebound(
+        self, transport: Transport, clock: Clock, adapt: Callable[[Bound], Bound]
+    ) -> Iterator[Self]:
+        """Inside the block the same object, with all that was declared, is on another transport
+        and another clock, its subscriptions adapted; `postroad.testing.TestRoad` is made of it.
+
+        Raises:
+            DeclarationError: the road is open.
+        """
+        if self._publisher is not None:
+            raise DeclarationError(f"{self!r} is open; close it before it goes elsewhere")
+        before = self._transport, self.clock, self.subscriptions
+        self._transport, self.clock = transport, clock
+        self.subscriptions = [adapt(bound) for bound in before[2]]
+        try:
+            yield self
+        finally:
+            self._transport, self.clock, self.subscriptions = before
+            self._prepared.clear()
+
+    async def _watch(self) -> None:
+        async for notice in self._transport.notices():
+            self.hooks.noticed(None, notice)
+
+    async def _publish_entries(self, entries: list[tuple[Topic[Any], Message]]) -> None:
+        for topic, _ in entries:
+            if topic not in self._prepared:
+                await self._prepare(topic)
+        await self._open_publisher().publish_many(iter(entries))
+
+    async def _prepare_to_publish(self, topic: Topic[Any]) -> Publisher:
+        publisher = self._open_publisher()
+        if topic not in self._prepared:
+            await self._prepare(topic)
+        return publisher
+
+    async def _prepare(self, topic: Topic[Any]) -> None:
+        self._declare(topic)
+        check_topic(topic, self.capabilities, self._catalog)
+        await self._transport.open([topic], [])
+        self._prepared.add(topic)
+
+    def _open_publisher(self) -> Publisher:
+        if self._publisher is None:
+            raise ClosedError("the road is not open; use it inside `async with road:`")
+        return self._publisher
+
+    async def _ready(self) -> Transport:
+        self._open_publisher()
+        return self._transport
+
+    async def _source(self) -> Source:
+        transport = await self._ready()
+        if not isinstance(transport, Source):
+            raise NotSupportedError(f"{self.url} can only be published to")
+        return transport

@@ -1,0 +1,163 @@
+"""Consuming: a runner for each subscription, a ticker for each schedule, and the drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Self, get_args
+
+from postroad.core.contract import NOTHING_STORED, Contract
+from postroad.core.subscription import Subscription
+from postroad.core.topic import Topic
+from postroad.delivery.execution import Decode
+from postroad.delivery.handler import Handler, accepts
+from postroad.delivery.moving import Moving
+from postroad.delivery.rate import make_limiter
+from postroad.delivery.runner import Runner, Work
+from postroad.delivery.schedule import Every, Ticker
+from postroad.errors import DeclarationError, WrongTypeError
+from postroad.road.connection import Connection
+from postroad.road.declarations import Bound
+
+DRAIN = timedelta(seconds=30)
+
+
+class Consuming(Connection):
+    """A road's consuming side."""
+
+    _consumes = False
+
+    async def run(self, *, stop: asyncio.Event | None = None, drain: timedelta = DRAIN) -> None:
+        """Consume every subscription and tick every schedule until `stop` is set, then drain:
+        what runs has so long to finish, the rest is handed back. Opens the road if it is not, and
+        then closes it too.
+
+        Raises:
+            DeclarationError: it consumes already.
+            PostroadError: a subscription failed for good; the others are drained first.
+        """
+        with self._consuming_once():
+            await self._consume(stop or asyncio.Event(), drain)
+
+    @contextmanager
+    def _consuming_once(self) -> Iterator[None]:
+        # Two at once would share one transport, and the first to end would close it for both.
+        if self._consumes:
+            raise DeclarationError(
+                f"{self!r} consumes already; raise concurrency, or run another process"
+            )
+        self._consumes = True
+        try:
+            yield
+        finally:
+            self._consumes = False
+
+    async def _consume(self, stop: asyncio.Event, drain: timedelta) -> None:
+        mine = self._publisher is None
+        await self.open()
+        stopping = asyncio.Event()
+        made = [runner for bound in self.subscriptions for runner in await self._runners(bound)]
+        runners = [asyncio.create_task(runner.run(stopping, drain)) for runner in made]
+        tickers = [asyncio.create_task(self._ticker(every).run()) for every in self._schedules]
+        waiting = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([*runners, *tickers, waiting], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in [waiting, *tickers]:
+                task.cancel()
+            stopping.set()
+            ended = await asyncio.gather(*runners, *tickers, waiting, return_exceptions=True)
+            if mine:
+                await self.close()
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+
+    @asynccontextmanager
+    async def consuming(self, *, drain: timedelta = DRAIN) -> AsyncIterator[Self]:
+        """Consume in the background of the block, and drain at its end; for web applications'
+        lifespans and for tests. A subscription that fails for good cancels the block. Opens the
+        road if it is not, and then closes it too.
+
+        Raises:
+            DeclarationError: it consumes already.
+        """
+        with self._consuming_once():
+            async with self._in_background(drain):
+                yield self
+
+    @asynccontextmanager
+    async def _in_background(self, drain: timedelta) -> AsyncIterator[None]:
+        mine = self._publisher is None
+        await self.open()
+        stop = asyncio.Event()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._consume(stop, drain))
+                try:
+                    yield
+                finally:
+                    stop.set()
+        except* Exception as errors:
+            if len(errors.exceptions) == 1:
+                raise errors.exceptions[0] from None
+            raise
+        finally:
+            if mine:
+                await self.close()
+
+    async def _runners(self, bound: Bound) -> list[Runner]:
+        """One on the road, and one on the store if anything of it goes there."""
+        sub, contract = bound.subscription, self._contract(bound)
+        work = self._work(bound, contract)
+        store = self._store
+        if store is None or contract.stored == NOTHING_STORED:
+            return [Runner(work, self._transport, self.hooks, self.clock)]
+        moving = Moving(
+            store,
+            sub,
+            self.clock,
+            retries=contract.stored.retries,
+            parks=contract.plan.parks and sub.order == "key",
+        )
+        await moving.open()
+        # What was filtered or shed on the way in is not moved.
+        again = replace(work, stored=True, subscription=replace(sub, filter=None, shed=None))
+        return [
+            Runner(replace(work, moving=moving), self._transport, self.hooks, self.clock),
+            Runner(again, store, self.hooks, self.clock),
+        ]
+
+    def _work(self, bound: Bound, contract: Contract) -> Work:
+        return Work(
+            subscription=bound.subscription,
+            contract=contract,
+            handler=bound.handler,
+            decode_for=lambda name: self._decoder(name, bound.handler, bound.subscription),
+            max_payload=self._max_payload,
+            publish=self._publish_entries,
+            source=self.name,
+            limiter=make_limiter(bound.subscription, self._transport, self.clock),
+        )
+
+    def _ticker(self, every: Every) -> Ticker:
+        return Ticker(every, self._transport, self.clock, source=self.name, prepare=self._prepare)
+
+    def _decoder(self, name: str, handler: Handler, subscription: Subscription) -> Decode:
+        wanted = handler.payload_type
+        if subscription.batch is not None and wanted is not None:
+            wanted = next(iter(get_args(wanted)), None)
+        topic = self.topics.get(name)
+        if topic is not None and accepts(wanted, topic.type):
+            return topic.decode
+        try:
+            return Topic(name, Any if accepts(wanted, object) else wanted).decode
+        except DeclarationError as error:
+            raise WrongTypeError(f"{name!r} cannot be read as {wanted}: {error}") from None
+
+    def _max_payload(self, name: str) -> int | None:
+        topic = self.topics.get(name)
+        return None if topic is None else topic.max_payload
