@@ -315,3 +315,55 @@ async def test_without_a_store_it_is_refused() -> None:
 def test_what_cannot_keep_is_no_store(url: str) -> None:
     with pytest.raises((DeclarationError, ValueError)):
         Postroad("memory://", store=url)
+
+
+# ------------------------------------------------------------------ delays
+
+
+async def test_a_delayed_message_waits_in_the_store(make: Make) -> None:
+    road = make()
+    came: dict[int, float] = {}
+
+    @road.subscribe(STEPS, group="g", start="latest")
+    async def handler(step: Step, delivery: Delivery) -> None:
+        came[step.n] = time.monotonic()
+        assert not delivery.message.headers
+
+    async with road, road.consuming():
+        began = time.monotonic()
+        await road.publish(STEPS, Step("k", 1), delay=timedelta(seconds=0.6))
+        await road.publish_many(STEPS, [Step("k", 2), Step("k", 3)], delay=timedelta(seconds=0.3))
+        receipt = await road.publish(STEPS, Step("k", 4), delay=timedelta(seconds=0.3))
+        await road.publish(STEPS, Step("k", 5))
+        assert receipt.position is None
+        assert receipt.recall is not None
+        assert await road.cancel(receipt.recall)
+        await eventually(lambda: len(came) == 4, "all but the one that was withdrawn")
+    assert sorted(came) == [1, 2, 3, 5]
+    assert came[5] - began < 0.3
+    assert all(came[n] - began >= 0.29 for n in (2, 3))
+    assert came[1] - began >= 0.59
+
+
+async def test_a_delayed_message_survives_and_is_published_by_another_process(make: Make) -> None:
+    came: list[int] = []
+
+    def app() -> Postroad:
+        road = make()
+
+        @road.subscribe(STEPS, group="g", start="latest")
+        async def handler(step: Step) -> None:
+            came.append(step.n)
+
+        return road
+
+    first = app()
+    async with first:
+        await publish_later(first, 7)
+    second = app()
+    async with second, second.consuming():
+        await eventually(lambda: came == [7], "it comes")
+
+
+async def publish_later(road: Postroad, n: int) -> None:
+    await road.publish(STEPS, Step("k", n), delay=SOON)

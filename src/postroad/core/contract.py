@@ -114,14 +114,19 @@ def draft_topic(topic: Topic[Any], capabilities: Capabilities) -> Contract:
     return Contract(topic.name, tuple(topic_terms(topic, capabilities)))
 
 
-def check_delay(delay: timedelta, road: Capabilities) -> None:
-    """Refuse a delay that the road cannot keep.
+def check_delay(delay: timedelta, road: Capabilities, store: Capabilities | None = None) -> None:
+    """Refuse a delay that neither the road nor a store can keep.
 
     Raises:
-        GuaranteeError: it is longer than the road keeps one natively.
+        GuaranteeError: it is longer than both keep one.
     """
-    if delay > road.delay:
+    longest = max(road.delay, store.delay if store is not None else road.delay)
+    if delay > longest:
         raise GuaranteeError(
             f"A delay of {delay}",
-            [f"this road keeps delays up to {road.delay}" if road.delay else "no native delays"],
+            [
+                f"this road keeps delays up to {longest}"
+                if longest
+                else "no native delays, and no store that keeps them: Postroad(…, store=…)"
+            ],
         )

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, runtime_checkable
 
+import msgspec
+
 from postroad.core.capabilities import Capabilities
 from postroad.core.delivery import (
     Delivery,
+    Failure,
     Partition,
     Receipt,
     Settled,
@@ -272,24 +275,44 @@ class DeadLetters(Protocol):
         ...
 
 
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """A message of another road, with what it has been through there.
+
+    Attributes:
+        due_us: to go out not before, in microseconds since the epoch; 0 is at once.
+        dead: it is a dead letter, and its failures say why.
+    """
+
+    message: Message
+    attempts: int = 0
+    failures: tuple[Failure, ...] = ()
+    due_us: int = 0
+    dead: bool = False
+
+
 @runtime_checkable
 class Keeps(DeadLetters, Protocol):
-    """A transport that can be the store of another one: what that cannot keep is published to a
+    """A transport that can be the store of another one: what that cannot keep is taken in under a
     topic of its own here, and worked off from here."""
 
-    async def bury(
-        self, topic: Topic[Any], group: str, letters: Sequence[DeadLetter], *, parks: bool
+    async def keep(
+        self,
+        topic: Topic[Any],
+        group: str,
+        kept: Sequence[Kept],
+        *,
+        ordered: bool,
+        parks: bool,
     ) -> None:
-        """Take in dead letters of another road, in order, as the group's on that topic. With
-        `parks` what is published to the topic later, of their keys, waits behind them."""
+        """Take these in for one group, in one commit and in order. With `ordered` each stands
+        behind what is there of its key; with `parks` a dead one parks its key."""
         ...
 
-    async def unsettled_keys(self, topic: str, group: str) -> Collection[str]:
-        """The keys of which the group has anything unsettled, or a dead letter that parks it.
-
-        Raises:
-            NotFoundError: no such topic or group.
-        """
+    async def unsettled_keys(
+        self, topic: str, group: str, keys: Collection[str] | None
+    ) -> Collection[str]:
+        """Which keys (of these, or of all) have anything unsettled that was kept for the group, or
+        a dead letter that parks them. A topic of which nothing was kept has none."""
         ...
 
 

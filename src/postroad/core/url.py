@@ -23,3 +23,9 @@ def is_readable(url: str) -> bool:
         return parts.port != 0 and "\0" not in unquote(url)
     except ValueError:
         return False
+
+
+def place_of(url: str) -> str:
+    """Which server and what on it: the URL without user, password and parameters."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from postroad.core.clock import Clock, duration_us
 from postroad.core.contract import Contract
 from postroad.core.delivery import Delivery, Receipt
@@ -73,10 +75,7 @@ class Delaying:
         return receipts
 
     async def _keep(self, messages: Sequence[_Entry]) -> Sequence[Receipt]:
-        kept = [
-            (DELAYED, wrapped(message, Note(topic.name, _GROUP, partitions=topic.partition_count)))
-            for topic, message in messages
-        ]
+        kept = [(DELAYED, _delayed(topic, message)) for topic, message in messages]
         # A place in the store is none on the road.
         return [Receipt(recall=one.recall) for one in await self._store.publish(kept)]
 
@@ -89,7 +88,7 @@ class Delaying:
         subscription = _subscription()
 
         async def forward(delivery: Delivery) -> None:
-            message, note = unwrapped(delivery.message)
+            message, note = unwrapped(delivery.message, delivery.topic, _GROUP)
             topic = self._topics.get(note.topic)
             if topic is None:
                 topic = Topic(note.topic, bytes, partitions=note.partitions)
@@ -107,6 +106,11 @@ class Delaying:
             source=_GROUP,
         )
         return Runner(work, self._store, hooks, self._clock)
+
+
+def _delayed(topic: Topic[Any], message: Message) -> Message:
+    note = Note(topic.name, _GROUP, partitions=topic.partition_count)
+    return replace(wrapped(message, note), deliver_at_us=message.deliver_at_us)
 
 
 def _subscription() -> Subscription:

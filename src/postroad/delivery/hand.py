@@ -158,6 +158,18 @@ class Hand:
             self.quiet.clear()
             await self.quiet.wait()
 
+    async def at_rest(self) -> None:
+        """Return when no handler runs."""
+        while self.running:
+            self.quiet.clear()
+            await self.quiet.wait()
+
+    async def tried(self) -> None:
+        """Return when everything has had its turn: what is left waits for another one."""
+        while self.running or len(self.lanes):
+            self.quiet.clear()
+            await self.quiet.wait()
+
     async def until(self, condition: Callable[[], bool], deadline: float) -> None:
         """Return when it is true, asked whenever `quiet` is set; or at the deadline, by the
         monotonic clock."""

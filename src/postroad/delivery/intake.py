@@ -15,6 +15,7 @@ from postroad.delivery.answers import Answers
 from postroad.delivery.hand import Hand
 from postroad.delivery.holding import blocked_share
 from postroad.delivery.patience import patiently
+from postroad.delivery.quarantine import Quarantine
 from postroad.delivery.rate import Limiter
 from postroad.delivery.settler import Settler
 from postroad.delivery.shedding import Shedder
@@ -43,6 +44,7 @@ class Intake:
         answers: Answers,
         settler: Settler,
         limiter: Limiter | None,
+        quarantine: Quarantine,
     ) -> None:
         self._sub = subscription
         self._consumer = consumer
@@ -52,6 +54,7 @@ class Intake:
         self._answers = answers
         self._settler = settler
         self._limiter = limiter
+        self._quarantine = quarantine
         self.shedder = _make_shedder(subscription, transport, clock)
         _, self._filter = split(subscription.filter, transport.capabilities.filters)
         self.filling = 0
@@ -91,13 +94,17 @@ class Intake:
 
     async def _take_apart(self, batch: Sequence[Delivery]) -> None:
         """Suspects of a crash run with nothing else in flight, so that another one tells more."""
+        hand = self._hand
         self.apart = batch
         try:
-            await self._hand.empty()
-            await self._begin(batch)
+            await hand.empty()
+            async with self._quarantine.alone(hand):
+                await self._begin(batch)
+                self.apart = ()
+                await hand.tried()
         finally:
             self.apart = ()
-        await self._hand.empty()
+        await hand.empty()
 
     # ------------------------------------------------ room
 
@@ -130,14 +137,24 @@ class Intake:
         hand = self._hand
         if hand.settles_first:
             batch = await self._settle_ahead(batch)
-        elif hand.parking is not None:
-            await hand.parking.look(batch)
         hand.take(batch)
         if hand.prefix is not None:
             hand.prefix.received(batch)
+        if hand.parking is not None and await hand.parking.look(batch):
+            batch = await self._still_ours(batch)
         hand.lanes.add(batch if hand.settles_first else self._sift(batch))
         hand.holding.more()
         hand.wake()
+
+    async def _still_ours(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
+        """What was neither lost nor is to be given up since it was received."""
+        hand, consumer = self._hand, self._consumer
+        owned = await patiently(self._clock, lambda: consumer.extend(batch))
+        kept = {id(delivery) for delivery in owned}
+        hand.settled([Settlement(delivery) for delivery in batch if id(delivery) not in kept])
+        leaving = [one for one in owned if (one.topic, one.partition) in hand.leaving]
+        self._answers.hand_back((), leaving)
+        return [one for one in owned if (one.topic, one.partition) not in hand.leaving]
 
     async def _settle_ahead(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
         now = self._clock.now_us()

@@ -1,15 +1,15 @@
 """Moving to the store what the road cannot keep: retries, parked keys, dead letters.
 
-A moved message is published to a topic of its own on the store, as it was but for one more header
-that says where it came from and what it has been through. It is written first and settled on its
-road afterwards, so a crash between the two repeats it and loses nothing. There it is consumed by
-the same group and handler; retries, parking and dead letters are the store's own from then on.
+A moved message is kept by the store under a topic of its own, as it was but for one more header
+that says where it came from. It is written there first and settled on its road afterwards, so a
+crash between the two repeats it and loses nothing. There it is consumed by the same group and
+handler; retries, parking and dead letters are the store's own from then on.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from hashlib import blake2b
 from itertools import groupby
 from typing import Any
@@ -17,63 +17,71 @@ from typing import Any
 import msgspec
 
 from postroad.core.clock import Clock, duration_us
-from postroad.core.delivery import Failure, Position, Settlement
+from postroad.core.delivery import Position, Settlement
 from postroad.core.message import Message
-from postroad.core.reports import DeadLetter
 from postroad.core.subscription import Subscription
-from postroad.core.topic import Retention, Topic
-from postroad.core.transport import Keeps, Transport
+from postroad.core.topic import Topic
+from postroad.core.transport import Keeps, Kept, Transport
 from postroad.delivery.patience import patiently
-from postroad.errors import NotFoundError, PublishError
 
 HEADER = "postroadmoved"
 PREFIX = "postroad.moved."
-_KEPT_FAILURES = 10
 _PARTITIONS = 16
-_RETENTION = Retention(consumed=True)
+_LONGEST_NAME = 200
 _STRANGE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 class Note(msgspec.Struct, omit_defaults=True):
-    """What a moved message has been through; the value of its header.
+    """Where a kept message came from; the value of its header.
 
     Attributes:
-        topic, group, position: where it came from.
-        attempts, failures: what it was given up with, the last ten of them.
-        due_us: not to be handled before.
         partitions: of its topic, where the message is to go back there.
+        deliver_at_us: what it said itself; the store has its own idea of when it is due.
     """
 
     topic: str
     group: str
     position: str | None = None
-    attempts: int = 0
-    failures: tuple[Failure, ...] = ()
-    due_us: int = 0
     partitions: int = 1
+    deliver_at_us: int | None = None
 
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Note).decode
 
 
-def prefix_of(group: str) -> str:
-    """What the names of a group's moved topics begin with: readable, and different for each."""
-    readable = _STRANGE.sub("-", group)[:40]
-    return f"{PREFIX}{readable}-{blake2b(group.encode(), digest_size=4).hexdigest()}."
+def prefix_of(group: str, road: str) -> str:
+    """What the names of a group's moved topics begin with: readable, and another one for each
+    group of each road (`place_of`), so that several may share a store."""
+    digest = blake2b(f"{group}\0{road}".encode(), digest_size=4).hexdigest()
+    return f"{PREFIX}{_STRANGE.sub('-', group)[:40]}-{digest}."
+
+
+def moved_name(prefix: str, topic: str) -> str:
+    """The moved topic's name, of a topic or a pattern."""
+    name = prefix + topic
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return prefix + blake2b(topic.encode(), digest_size=16).hexdigest()
 
 
 def wrapped(message: Message, note: Note) -> Message:
     """The message as the store keeps it."""
+    note.deliver_at_us = message.deliver_at_us
     headers = {**message.headers, HEADER: _encode(note).decode()}
-    return msgspec.structs.replace(message, headers=headers)
+    return msgspec.structs.replace(message, headers=headers, deliver_at_us=None)
 
 
-def unwrapped(message: Message) -> tuple[Message, Note]:
-    """The message as its road had it, and its note."""
+def unwrapped(message: Message, topic: str, group: str) -> tuple[Message, Note]:
+    """The message as its road had it, and its note; one without a note was published to the
+    store's topic by somebody else, and is taken as it is."""
     headers = dict(message.headers)
-    note = _decode(headers.pop(HEADER))
-    return msgspec.structs.replace(message, headers=headers), note
+    text = headers.pop(HEADER, None)
+    if text is None:
+        return message, Note(topic, group)
+    note = _decode(text)
+    original = msgspec.structs.replace(message, headers=headers, deliver_at_us=note.deliver_at_us)
+    return original, note
 
 
 class Moving:
@@ -81,6 +89,7 @@ class Moving:
 
     Args:
         store: open, and able to keep (`Keeps`).
+        prefix: of the moved topics; see `prefix_of`.
         retries: also move what is to come again later; else dead letters only.
         parks: dead letters park their key.
     """
@@ -91,126 +100,72 @@ class Moving:
         subscription: Subscription,
         clock: Clock,
         *,
+        prefix: str,
         retries: bool,
         parks: bool,
     ) -> None:
         assert isinstance(store, Keeps)
+        self.prefix = prefix
+        self.retries = retries
         self._store = store
         self._keeps: Keeps = store
         self._group = subscription.group or ""
         self._source = subscription.source
+        self._ordered = subscription.order == "key"
         self._clock = clock
-        self.retries = retries
         self._parks = parks
-        self._prefix = prefix_of(self._group)
         self._topics: dict[str, Topic[Any]] = {}
-        self._opened: dict[str, Topic[Any]] = {}
 
     async def open(self) -> None:
         """Create the moved topic of a subscription that names one."""
         if isinstance(self._source, Topic):
-            await self._open([self._topic(self._source.name)])
+            topic = self._topic(self._source.name)
+            group = Subscription(source=topic, group=self._group, start="earliest")
+            await self._store.open([topic], [group])
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[Settlement]:
-        """Write what is to be moved to the store, in order; returns what the road has to be told,
-        with an ack for everything that was moved."""
-        moved = [one for one in settlements if self._moves(one)]
-        if not moved:
-            return list(settlements)
-        for dead, run in groupby(moved, key=lambda settlement: settlement.action == "reject"):
-            move = self._bury if dead else self._publish
-            await move(list(run))
-        return [
-            Settlement(one.delivery, "ack", "moved") if self._moves(one) else one
-            for one in settlements
-        ]
-
-    async def unsettled_keys(self, topics: Iterable[str]) -> set[tuple[str, str]]:
-        """(topic, key) of everything that the store has not done with."""
-        found: set[tuple[str, str]] = set()
-        for name in topics:
-            try:
-                keys = await self._keeps.unsettled_keys(self._prefix + name, self._group)
-            except NotFoundError:
-                continue  # nothing was ever moved of it
-            found.update((name, key) for key in keys)
-        return found
-
-    def _moves(self, settlement: Settlement) -> bool:
+    def moves(self, settlement: Settlement) -> bool:
+        """Whether this answer is for the store."""
         if settlement.action == "reject":
             return True
         if settlement.action == "ack" or not self.retries:
             return False
         return bool(settlement.failure or settlement.delay)
 
-    async def _publish(self, settlements: list[Settlement]) -> None:
-        rest = [self._entry(settlement) for settlement in settlements]
-
-        async def publish() -> None:
-            try:
-                await self._store.publish(rest)
-            except PublishError as error:
-                left = sorted({*error.failed, *error.unknown})
-                rest[:] = [rest[index] for index in left] or rest
-                raise
-
-        await self._open(topic for topic, _ in rest)
-        await patiently(self._clock, publish)
-
-    async def _bury(self, settlements: list[Settlement]) -> None:
-        now = self._clock.now_us()
+    async def move(self, settlements: Sequence[Settlement]) -> None:
+        """Write these to the store, in order; waits out a store that cannot be reached."""
         for name, some in groupby(settlements, key=lambda one: one.delivery.topic):
-            topic = self._topic(name)
-            await self._open([topic])
-            letters = [self._letter(settlement, now) for settlement in some]
-            await patiently(
-                self._clock,
-                lambda: self._keeps.bury(topic, self._group, letters, parks=self._parks),  # noqa: B023
-            )
+            topic, kept = self._topic(name), [self._kept(settlement) for settlement in some]
+            await patiently(self._clock, lambda: self._keep(topic, kept))  # noqa: B023
 
-    async def _open(self, topics: Iterable[Topic[Any]]) -> None:
-        new = {topic.name: topic for topic in topics if topic.name not in self._opened}
-        if new:
-            group = [Subscription(source=topic, group=self._group) for topic in new.values()]
-            await patiently(self._clock, lambda: self._store.open(list(new.values()), group))
-            self._opened.update(new)
+    async def unsettled_keys(
+        self, topic: str, keys: Collection[str] | None
+    ) -> set[tuple[str, str]]:
+        """(topic, key) of these keys, or all, that the store has not done with."""
+        name = moved_name(self.prefix, topic)
+        found = await self._keeps.unsettled_keys(name, self._group, keys)
+        return {(topic, key) for key in found}
 
-    def _entry(self, settlement: Settlement) -> tuple[Topic[Any], Message]:
-        delivery = settlement.delivery
-        due = self._clock.now_us() + duration_us(settlement.delay) if settlement.delay else 0
-        return self._topic(delivery.topic), wrapped(delivery.message, self._note(settlement, due))
+    async def _keep(self, topic: Topic[Any], kept: list[Kept]) -> None:
+        await self._keeps.keep(topic, self._group, kept, ordered=self._ordered, parks=self._parks)
 
-    def _letter(self, settlement: Settlement, now_us: int) -> DeadLetter:
-        delivery, note = settlement.delivery, self._note(settlement, 0)
-        return DeadLetter(
-            id="",
-            message=wrapped(
-                delivery.message, msgspec.structs.replace(note, attempts=0, failures=())
-            ),
-            topic=delivery.topic,
-            group=self._group,
-            position=note.position,
-            failures=note.failures,
-            died_us=now_us,
-        )
-
-    def _note(self, settlement: Settlement, due_us: int) -> Note:
+    def _kept(self, settlement: Settlement) -> Kept:
         delivery, failure = settlement.delivery, settlement.failure
-        failures = delivery.failures if failure is None else (*delivery.failures, failure)
         position: Position | None = delivery.position
-        return Note(
-            topic=delivery.topic,
-            group=self._group,
-            position=None if position is None else str(position),
+        note = Note(
+            delivery.topic, self._group, position=None if position is None else str(position)
+        )
+        due = self._clock.now_us() + duration_us(settlement.delay) if settlement.delay else 0
+        return Kept(
+            message=wrapped(delivery.message, note),
             attempts=delivery.attempts + (failure is not None),
-            failures=failures[-_KEPT_FAILURES:],
-            due_us=due_us,
+            failures=delivery.failures if failure is None else (*delivery.failures, failure),
+            due_us=due,
+            dead=settlement.action == "reject",
         )
 
     def _topic(self, name: str) -> Topic[Any]:
         topic = self._topics.get(name)
         if topic is None:
-            topic = self._topics[name] = Topic(
-                self._prefix + name, bytes, partitions=_PARTITIONS, retention=_RETENTION
-            )
+            moved = moved_name(self.prefix, name)
+            topic = self._topics[name] = Topic(moved, bytes, partitions=_PARTITIONS)
         return topic

@@ -68,8 +68,10 @@ class Parking:
         self._answer(Settlement(delivery, "nack", delay=timedelta(seconds=rest)))
         return True
 
-    async def look(self, batch: Sequence[Delivery]) -> None:
-        """To be called with each batch before `turns_away`; here everything is known."""
+    async def look(self, batch: Sequence[Delivery]) -> bool:
+        """To be called with each batch before `turns_away`; whether that took any time, in which
+        something may have been lost. Here everything is known."""
+        return False
 
     def settled(self, settlements: Sequence[Settlement]) -> None:
         """The road has heard these answers."""
@@ -119,24 +121,35 @@ class StoreParking(Parking):
         super().__init__(lanes, clock, answer)
         self._moving = moving
         self._known: set[Partition] = set()
+        self._forgotten = 0
         self._keys: dict[_Key, int] = {}
         self._under_way: dict[int, _Key] = {}
 
-    async def look(self, batch: Sequence[Delivery]) -> None:
+    async def look(self, batch: Sequence[Delivery]) -> bool:
         """Find out what the store still has of the keys of this batch."""
         new = {(one.topic, one.partition) for one in batch} - self._known
         keys = {key for one in batch if (key := _key(one)) in self._keys}
         # What is still on its way there is not there yet.
         idle = {key for key in keys if not self._keys[key]}
         if not new and not idle:
-            return
-        topics = {topic for topic, _ in (*new, *idle)}
-        unsettled = await patiently(self._clock, lambda: self._moving.unsettled_keys(topics))
+            return False
+        forgotten = self._forgotten
+        unsettled: set[_Key] = set()
+        for topic in {topic for topic, _ in (*new, *idle)}:
+            asked = None
+            if not any(name == topic for name, _ in new):
+                asked = {key for name, key in idle if name == topic}
+            unsettled |= await patiently(
+                self._clock,
+                lambda: self._moving.unsettled_keys(topic, asked),  # noqa: B023
+            )
         for key in idle - unsettled:
             del self._keys[key]
         for key in unsettled:
             self._keys.setdefault(key, 0)
-        self._known |= new
+        if forgotten == self._forgotten:
+            self._known |= new
+        return True
 
     def turns_away(self, delivery: Delivery) -> bool:
         """Whether its key is parked; it joins it then."""
@@ -159,6 +172,7 @@ class StoreParking(Parking):
     def forget(self, partitions: Collection[Partition]) -> None:
         """These are no longer ours: their next owner, or we if they come back, asks again."""
         self._known -= set(partitions)
+        self._forgotten += 1
 
     def _give_back(self, head: Delivery, answer: Settlement, delay: timedelta) -> None:
         behind = self._lanes.end(head)

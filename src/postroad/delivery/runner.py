@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +30,7 @@ from postroad.delivery.intake import Intake
 from postroad.delivery.moving import Moving
 from postroad.delivery.ownership import Ownership
 from postroad.delivery.patience import patiently
+from postroad.delivery.quarantine import Quarantine
 from postroad.delivery.rate import Limiter
 from postroad.delivery.settler import Publish, Settler
 from postroad.delivery.stored import join_store
@@ -52,8 +53,10 @@ class Work:
         publish: publishes handler results.
         source: CloudEvents `source` of them.
         limiter: permits to receive, if there is a rate limit.
+        quarantine: shared by all runners of the process.
         moving: moves to a store what the road cannot keep.
-        stored: consume what was moved to the store, which is the transport then.
+        stored: consume what was moved to the store, which is the transport then, under this
+            prefix.
     """
 
     subscription: Subscription
@@ -64,8 +67,9 @@ class Work:
     publish: Publish
     source: str
     limiter: Limiter | None = None
+    quarantine: Quarantine = field(default_factory=Quarantine)
     moving: Moving | None = None
-    stored: bool = False
+    stored: str | None = None
 
 
 class Runner:
@@ -103,8 +107,8 @@ class Runner:
         async def join() -> Consumer | None:
             if stop.is_set():
                 return None
-            if work.stored:
-                return await join_store(source, self._sub, work.contract.plan, self._clock)
+            if work.stored is not None:
+                return await join_store(source, self._sub, work.contract.plan, work.stored)
             return await source.subscribe(self._sub, work.contract.plan)
 
         return await patiently(self._clock, join)
@@ -171,6 +175,7 @@ class Run:
             answers=self._answers,
             settler=self._settler,
             limiter=work.limiter,
+            quarantine=work.quarantine,
         )
         self._workers = Workers(
             sub,
@@ -180,6 +185,7 @@ class Run:
             answers=self._answers,
             intake=self._intake,
             circuit=circuit,
+            quarantine=work.quarantine,
         )
         ownership = Ownership(
             sub,
@@ -215,6 +221,7 @@ class Run:
         if shedder is not None:
             await shedder.look()
             self._background.append(shedder.run)
+        self._work.quarantine.join(self._hand)
         settling = asyncio.create_task(self._settler.run())
         background = [asyncio.create_task(forever()) for forever in self._background]
         workers = [asyncio.create_task(self._workers.work()) for _ in range(self._sub.concurrency)]
@@ -235,6 +242,9 @@ class Run:
             await self._last_words(settling)
             self._answers.count_losses()
             self._executor.close()
+            self._hand.running.clear()
+            self._hand.quiet.set()
+            self._work.quarantine.leave(self._hand)
 
     async def _drain(
         self, receiving: asyncio.Task[None], settling: asyncio.Task[None], deadline: float

@@ -62,6 +62,8 @@ class Settler:
         self._on_settled = on_settled
         self._prefix = prefix
         self._moving = moving
+        self._to_move: list[Settlement] = []
+        self._move = asyncio.Event()
         self._atomic = consumer if isinstance(consumer, AtomicSettle) else None
         self._plain: list[Settlement] = []
         self._with_results: list[Pair] = []
@@ -74,6 +76,10 @@ class Settler:
         """Answer this soon."""
         if results:
             self._with_results.append((settlement, results))
+        elif self._moving is not None and self._moving.moves(settlement):
+            self._to_move.append(settlement)
+            self._move.set()
+            return
         else:
             self._plain.append(settlement)
         self._wake.set()
@@ -84,6 +90,19 @@ class Settler:
 
     async def run(self) -> None:
         """Settle until cancelled."""
+        moving = asyncio.create_task(self._run_moves(self._moving)) if self._moving else None
+        settling = asyncio.create_task(self._run())
+        tasks = [task for task in (settling, moving) if task is not None]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _run(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -93,6 +112,26 @@ class Settler:
             await self._flush()
             if not self._wake.is_set():
                 self._idle.set()
+
+    async def _run_moves(self, moving: Moving) -> None:
+        """Write to the store what is for it, then answer it on the road: beside the others, whose
+        answers do not wait for a store that is slow."""
+        while True:
+            await self._move.wait()
+            self._move.clear()
+            batch, self._to_move = self._to_move, []
+            held = [settlement.delivery for settlement in batch]
+            # The store has no fence of this road: one that was silent too long must not write.
+            owned = await patiently(self._clock, lambda: self._consumer.extend(held))  # noqa: B023
+            kept = {id(delivery) for delivery in owned}
+            await moving.move([one for one in batch if id(one.delivery) in kept])
+            self._plain += [
+                Settlement(one.delivery, "ack", "moved")
+                if id(one.delivery) in kept
+                else Settlement(one.delivery, "nack")
+                for one in batch
+            ]
+            self._wake.set()
 
     async def idle(self) -> None:
         """Return when everything added so far is answered."""
@@ -124,8 +163,6 @@ class Settler:
 
     async def _flush(self) -> None:
         plain, self._plain = self._plain, []
-        if self._moving is not None:
-            plain = await self._moving.settle(plain)
         pairs, self._with_results = self._with_results, []
         if self._prefix is not None:
             await self._flush_prefix(self._prefix, plain, pairs)

@@ -4,75 +4,44 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from itertools import islice
 
 from msgspec.structs import replace
 
-from postroad.core.clock import Clock
 from postroad.core.delivery import Delivery, Partition, Settled, Settlement
 from postroad.core.notices import Assigned, Lost, Notice, Revoking
 from postroad.core.pattern import matches
 from postroad.core.reports import DeadLetter
 from postroad.core.subscription import Subscription
 from postroad.core.transport import Audited, Consumer, DeadLetters, Plan, Source
-from postroad.delivery.moving import PREFIX, prefix_of, unwrapped
-from postroad.delivery.patience import patiently
-
-_ALL = 1_000_000
+from postroad.delivery.moving import PREFIX, moved_name, prefix_of, unwrapped
 
 
 async def join_store(
-    store: Source, subscription: Subscription, plan: Plan, clock: Clock
+    store: Source, subscription: Subscription, plan: Plan, prefix: str
 ) -> Consumer:
-    """A consumer of what was moved for the subscription."""
-    prefix = prefix_of(subscription.group or "")
+    """A consumer of what was moved for the subscription. The store does what the road could not,
+    so the plan that was made for the road is not the store's."""
     moved = Subscription(
-        source=prefix + subscription.source_name,
+        source=moved_name(prefix, subscription.source_name),
         group=subscription.group,
         order=subscription.order,
         start="earliest",
     )
-    ordered = subscription.order == "key"
-    return StoredConsumer(await store.subscribe(moved, plan), prefix, clock, ordered=ordered)
+    ordered = subscription.order != "none"
+    own = Plan(lease=plan.lease, ordered=ordered, parks=plan.parks and ordered)
+    return StoredConsumer(await store.subscribe(moved, own), prefix)
 
 
 class StoredConsumer:
     """A `Consumer` of moved topics whose deliveries look as on the road they came from."""
 
-    def __init__(self, inner: Consumer, prefix: str, clock: Clock, *, ordered: bool) -> None:
+    def __init__(self, inner: Consumer, prefix: str) -> None:
         self._inner = inner
-        self._ordered = ordered
         self._prefix = prefix
-        self._clock = clock
 
     async def receive(self, limit: int, max_bytes: int, wait: timedelta) -> Sequence[Delivery]:
-        """See `Consumer.receive`. What came before its time waits on the store."""
-        deadline = self._clock.monotonic() + wait.total_seconds()
-        while True:
-            left = max(0.0, deadline - self._clock.monotonic())
-            batch = await self._inner.receive(limit, max_bytes, timedelta(seconds=left))
-            ready = await self._ready(batch)
-            if ready or not batch:
-                return ready
-
-    async def _ready(self, batch: Sequence[Delivery]) -> list[Delivery]:
-        now = self._clock.now_us()
-        ready, early = [], []
-        blocked: dict[tuple[str, str | None, int], int] = {}
-        for inner in batch:
-            delivery, due_us = _shown(inner)
-            lane = (delivery.topic, delivery.message.key, delivery.message.priority)
-            if self._ordered and lane[1] is not None:
-                # The store keeps them in order once it knows that the first of them waits.
-                due_us = blocked[lane] = max(due_us, blocked.get(lane, 0))
-            if due_us > now:
-                rest = timedelta(microseconds=due_us - now)
-                early.append(_told(Settlement(delivery, "nack", delay=rest)))
-            else:
-                ready.append(delivery)
-        if early:
-            await patiently(self._clock, lambda: self._inner.settle(early))
-        return ready
+        """See `Consumer.receive`."""
+        return [_shown(one) for one in await self._inner.receive(limit, max_bytes, wait)]
 
     async def begin(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """See `Consumer.begin`."""
@@ -111,20 +80,17 @@ class StoredConsumer:
         await self._inner.close()
 
     def _moved(self, partitions: Sequence[Partition]) -> list[Partition]:
-        return [(self._prefix + topic, number) for topic, number in partitions]
+        return [(moved_name(self._prefix, topic), number) for topic, number in partitions]
 
     def _own(self, partitions: Sequence[Partition]) -> list[Partition]:
         return [(topic.removeprefix(self._prefix), number) for topic, number in partitions]
 
 
-def _shown(inner: Delivery) -> tuple[Delivery, int]:
-    """The delivery as on the road that it came from, and when it is due."""
-    message, note = unwrapped(inner.message)
-    shown = replace(inner, message=message, topic=note.topic, token=inner)
-    if not inner.attempts:
-        # Later attempts are the store's to record, beginning with these.
-        shown.attempts, shown.failures = note.attempts, note.failures
-    return shown, note.due_us
+def _shown(inner: Delivery) -> Delivery:
+    """The delivery as on the road that it came from. It has no fence: those of the store and those
+    of the road are not one row of numbers."""
+    message, note = unwrapped(inner.message, inner.topic, inner.group or "")
+    return replace(inner, message=message, topic=note.topic, fence=None, token=inner)
 
 
 def _told(settlement: Settlement) -> Settlement:
@@ -141,17 +107,24 @@ def _ours(shown: Sequence[Delivery], owned: Sequence[Delivery]) -> list[Delivery
 
 
 class StoredLetters:
-    """`DeadLetters` of a store, under the names that they had on their road."""
+    """`DeadLetters` of a store, under the names that they had on their road.
 
-    def __init__(self, store: DeadLetters) -> None:
+    Args:
+        road: whose they are; see `prefix_of`.
+    """
+
+    def __init__(self, store: DeadLetters, road: str) -> None:
         self._store = store
+        self._road = road
 
     async def dead_letters(self, topic: str, group: str | None, limit: int) -> Sequence[DeadLetter]:
         """See `DeadLetters.dead_letters`."""
-        found = await self._store.dead_letters(PREFIX + "#", group, _ALL)
-        shown = (_letter(letter) for letter in found)
-        fitting = (one for one in shown if one.topic == topic or matches(topic, one.topic))
-        return list(islice(fitting, limit))
+        if limit <= 0:
+            return []
+        pattern = PREFIX + "*." + topic if group is None else prefix_of(group, self._road) + topic
+        found = await self._store.dead_letters(pattern, group, limit)
+        ours = (one for one in found if one.topic.startswith(prefix_of(one.group, self._road)))
+        return [_letter(letter) for letter in ours]
 
     async def redrive(self, ids: Sequence[str]) -> int:
         """See `DeadLetters.redrive`."""
@@ -163,17 +136,19 @@ class StoredLetters:
 
 
 async def stored_groups(
-    store: Audited, pattern: str, group: str | None
+    store: Audited, road: str, pattern: str, group: str | None
 ) -> Sequence[tuple[str, str]]:
     """(moved topic, group) of everything that was moved from the topics that fit."""
     found = []
     for moved, name in await store.groups(PREFIX + "#"):
-        topic = moved.removeprefix(prefix_of(name))
-        if group in (None, name) and (topic == pattern or matches(pattern, topic)):
+        prefix = prefix_of(name, road)
+        topic = moved.removeprefix(prefix)
+        fits = topic == pattern or matches(pattern, topic)
+        if moved.startswith(prefix) and fits and group in (None, name):
             found.append((moved, name))
     return found
 
 
 def _letter(letter: DeadLetter) -> DeadLetter:
-    message, note = unwrapped(letter.message)
+    message, note = unwrapped(letter.message, letter.topic, letter.group)
     return replace(letter, message=message, topic=note.topic, position=note.position)

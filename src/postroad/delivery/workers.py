@@ -13,6 +13,7 @@ from postroad.delivery.breaker import Circuit
 from postroad.delivery.execution import Answer, Executor, Verdict
 from postroad.delivery.hand import Hand
 from postroad.delivery.intake import Intake
+from postroad.delivery.quarantine import Quarantine
 
 _FILL_EVERY = 0.005
 _TURN = 64
@@ -36,6 +37,7 @@ class Workers:
         answers: Answers,
         intake: Intake,
         circuit: Circuit | None,
+        quarantine: Quarantine,
     ) -> None:
         self._batch = subscription.batch
         self._clock = clock
@@ -44,13 +46,16 @@ class Workers:
         self._answers = answers
         self._intake = intake
         self._circuit = circuit
+        self._quarantine = quarantine
         self.work = self._work_batches if subscription.batch else self._work_singly
 
     async def _work_singly(self) -> None:
         run, finish, running = self._executor.run, self._answers.finish, self._hand.running
-        circuit = self._circuit
+        circuit, quarantine = self._circuit, self._quarantine
         turn = 0
         while True:
+            if quarantine.owner is not None:
+                await self._rest()
             if circuit is not None:
                 await circuit.permit()
             delivery = self._next()
@@ -74,6 +79,8 @@ class Workers:
         assert self._batch is not None
         circuit, running = self._circuit, self._hand.running
         while True:
+            if self._quarantine.owner is not None:
+                await self._rest()
             if circuit is not None:
                 await circuit.permit()
             deliveries = self._next_up_to(self._batch.size)
@@ -92,6 +99,12 @@ class Workers:
                 delivery = _delivery_of(verdict)
                 del running[id(delivery)]
                 self._answers.finish(delivery, verdict)
+
+    async def _rest(self) -> None:
+        """Wait while suspects of a crash run in another runner."""
+        while self._quarantine.owner not in (None, self._hand):
+            self._hand.quiet.set()
+            await self._quarantine.over()
 
     def _next(self) -> Delivery | None:
         """The next message to handle that has not expired while it was in line."""

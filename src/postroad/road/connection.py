@@ -12,6 +12,7 @@ from postroad.core.contract import check_topic
 from postroad.core.message import Message
 from postroad.core.topic import Topic
 from postroad.core.transport import Source, Transport
+from postroad.delivery.delaying import Delaying
 from postroad.delivery.publisher import Publisher
 from postroad.errors import ClosedError, DeclarationError, NotSupportedError
 from postroad.road.declarations import Bound, Declarations, Wiring
@@ -24,6 +25,7 @@ class Connection(Declarations):
         super().__init__(wiring)
         self._publisher: Publisher | None = None
         self._prepared: set[Topic[Any]] = set()
+        self._delaying: Delaying | None = None
         self._opening = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
 
@@ -43,8 +45,11 @@ class Connection(Declarations):
             await self._transport.open(topics, [bound.subscription for bound in self.subscriptions])
             if self._store is not None:
                 await self._store.open([], [])
+                if self.capabilities.delay < self._store.capabilities.delay:
+                    self._delaying = Delaying(self._transport, self._store, self.clock)
+                    await self._delaying.open()
             self._prepared.update(topics)
-            self._publisher = Publisher(self._transport, self.hooks)
+            self._publisher = Publisher(self._delaying or self._transport, self.hooks)
             self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
@@ -52,9 +57,12 @@ class Connection(Declarations):
         publisher, self._publisher = self._publisher, None
         if publisher is not None:
             await publisher.close()
-        await self._transport.close()
-        if self._store is not None:
-            await self._store.close()
+        self._delaying = None
+        try:
+            await self._transport.close()
+        finally:
+            if self._store is not None:
+                await self._store.close()
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
@@ -78,13 +86,13 @@ class Connection(Declarations):
         """
         if self._publisher is not None:
             raise DeclarationError(f"{self!r} is open; close it before it goes elsewhere")
-        before = self._transport, self.clock, self.subscriptions
-        self._transport, self.clock = transport, clock
+        before = self._transport, self.clock, self.subscriptions, self._store
+        self._transport, self.clock, self._store = transport, clock, None
         self.subscriptions = [adapt(bound) for bound in before[2]]
         try:
             yield self
         finally:
-            self._transport, self.clock, self.subscriptions = before
+            self._transport, self.clock, self.subscriptions, self._store = before
             self._prepared.clear()
 
     async def _watch(self) -> None:

@@ -14,7 +14,8 @@ from postroad.core.subscription import Subscription
 from postroad.core.topic import Topic
 from postroad.delivery.execution import Decode
 from postroad.delivery.handler import Handler, accepts
-from postroad.delivery.moving import Moving
+from postroad.delivery.moving import Moving, prefix_of
+from postroad.delivery.quarantine import Quarantine
 from postroad.delivery.rate import make_limiter
 from postroad.delivery.runner import Runner, Work
 from postroad.delivery.schedule import Every, Ticker
@@ -59,11 +60,18 @@ class Consuming(Connection):
         mine = self._publisher is None
         await self.open()
         stopping = asyncio.Event()
-        made = [runner for bound in self.subscriptions for runner in await self._runners(bound)]
-        runners = [asyncio.create_task(runner.run(stopping, drain)) for runner in made]
-        tickers = [asyncio.create_task(self._ticker(every).run()) for every in self._schedules]
+        runners: list[asyncio.Task[None]] = []
+        tickers: list[asyncio.Task[None]] = []
         waiting = asyncio.create_task(stop.wait())
         try:
+            together = Quarantine()
+            made = [
+                one for bound in self.subscriptions for one in await self._runners(bound, together)
+            ]
+            if self._delaying is not None:
+                made.append(self._delaying.runner(self.hooks))
+            runners += [asyncio.create_task(runner.run(stopping, drain)) for runner in made]
+            tickers += [asyncio.create_task(self._ticker(one).run()) for one in self._schedules]
             await asyncio.wait([*runners, *tickers, waiting], return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in [waiting, *tickers]:
@@ -109,29 +117,31 @@ class Consuming(Connection):
             if mine:
                 await self.close()
 
-    async def _runners(self, bound: Bound) -> list[Runner]:
+    async def _runners(self, bound: Bound, together: Quarantine) -> list[Runner]:
         """One on the road, and one on the store if anything of it goes there."""
         sub, contract = bound.subscription, self._contract(bound)
-        work = self._work(bound, contract)
+        work = self._work(bound, contract, together)
         store = self._store
         if store is None or contract.stored == NOTHING_STORED:
             return [Runner(work, self._transport, self.hooks, self.clock)]
+        prefix = prefix_of(sub.group or "", self._place)
         moving = Moving(
             store,
             sub,
             self.clock,
+            prefix=prefix,
             retries=contract.stored.retries,
             parks=contract.plan.parks and sub.order == "key",
         )
         await moving.open()
         # What was filtered or shed on the way in is not moved.
-        again = replace(work, stored=True, subscription=replace(sub, filter=None, shed=None))
+        again = replace(work, stored=prefix, subscription=replace(sub, filter=None, shed=None))
         return [
             Runner(replace(work, moving=moving), self._transport, self.hooks, self.clock),
             Runner(again, store, self.hooks, self.clock),
         ]
 
-    def _work(self, bound: Bound, contract: Contract) -> Work:
+    def _work(self, bound: Bound, contract: Contract, together: Quarantine) -> Work:
         return Work(
             subscription=bound.subscription,
             contract=contract,
@@ -140,6 +150,7 @@ class Consuming(Connection):
             max_payload=self._max_payload,
             publish=self._publish_entries,
             source=self.name,
+            quarantine=together,
             limiter=make_limiter(bound.subscription, self._transport, self.clock),
         )
 

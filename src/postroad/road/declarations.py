@@ -27,6 +27,7 @@ from postroad.core.retry import Retry
 from postroad.core.subscription import Batch, Guarantee, Order, Subscription
 from postroad.core.topic import Topic
 from postroad.core.transport import Transport
+from postroad.core.url import place_of
 from postroad.delivery.handler import Handler, inspect_handler
 from postroad.delivery.observers import Observers
 from postroad.delivery.schedule import Every, ticks_of
@@ -97,6 +98,7 @@ class Declarations:
         self.subscriptions: list[Bound] = []
         self._transport = wiring.transport
         self._store = wiring.store
+        self._place = place_of(wiring.url)
         self._catalog = wiring.catalog
         self._observers = Observers(self.hooks)
         self._observed = False

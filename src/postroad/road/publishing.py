@@ -84,17 +84,19 @@ class Publishing(Connection):
         Raises:
             NotSupportedError: the road cannot withdraw.
         """
-        transport = await self._ready()
-        if not isinstance(transport, Cancels):
+        places: tuple[object, ...] = (await self._ready(), self._store)
+        able = [place for place in places if isinstance(place, Cancels)]
+        if not able:
             raise NotSupportedError(f"{self.url} cannot withdraw a scheduled message")
-        return await transport.cancel(message_id)
+        return any([await place.cancel(message_id) for place in able])
 
     def _envelope_with(self, topic: Topic[T], payload: T, options: Options) -> Message:
         now_us = self.clock.now_us()
         message = topic.envelope_with(payload, options, now_us, self.name)
         if message.deliver_at_us is not None:
             wait = timedelta(microseconds=message.deliver_at_us - now_us)
-            check_delay(wait, self.capabilities)
+            store = None if self._store is None else self._store.capabilities
+            check_delay(wait, self.capabilities, store)
         return message
 
     def _observe(self, topic: Topic[T], payload: T, options: Options) -> Awaitable[None]:

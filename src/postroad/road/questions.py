@@ -41,7 +41,7 @@ class Questions(Connection):
         found = [await source.lag(*pair) for pair in pairs if group in (None, pair[1])]
         store: Any = self._store
         if store is not None:
-            moved = await stored_groups(store, pattern, group)
+            moved = await stored_groups(store, self._place, pattern, group)
             found += [await store.lag(*pair) for pair in moved]
         return found
 
@@ -60,7 +60,7 @@ class Questions(Connection):
         store: Any = self._store
         if store is None:
             return found
-        moved = await stored_groups(store, pattern, group)
+        moved = await stored_groups(store, self._place, pattern, group)
         more = [entry for pair in moved for entry in (await audit(store, *pair)).entries]
         return Audit((*found.entries, *more))
 
@@ -80,5 +80,5 @@ class Questions(Connection):
             found.append(transport)
         store: object = self._store
         if isinstance(store, DeadLetters):
-            found.append(StoredLetters(store))
+            found.append(StoredLetters(store, self._place))
         return found

@@ -27,20 +27,34 @@ INSERT INTO postroad_dead_letters
      id, origin, key, time_us, appended_us, expires_at_us, data, envelope)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
--- name: unsettled_keys
-SELECT key FROM postroad_messages m WHERE m.position >= ?1 AND m.position < ?2 AND key IS NOT NULL
-UNION
-SELECT key FROM postroad_retries WHERE group_id = ?3 AND key IS NOT NULL
-UNION
-SELECT lane FROM postroad_dead_letters WHERE group_id = ?3 AND parks AND lane IS NOT NULL;
+-- name: adopt
+INSERT INTO postroad_retries
+    (group_id, stream_id, offset, lane, due_us, session_id, attempts, starts, lost, failures,
+     id, origin, key, time_us, appended_us, expires_at_us, data, envelope)
+SELECT ?1, ?2, ?3, ?4,
+       CASE WHEN EXISTS (
+           SELECT 1 FROM postroad_retries e
+           WHERE e.group_id = ?1 AND e.stream_id = ?2 AND e.lane = ?4
+               AND e.session_id IS NULL AND e.offset < ?3 AND e.due_us >= ?5)
+       OR EXISTS (
+           SELECT 1 FROM postroad_dead_letters d
+           WHERE d.group_id = ?1 AND d.stream_id = ?2 AND d.lane = ?4
+               AND d.offset < ?3 AND d.parks)
+       THEN 1 << 62 ELSE ?5 END,
+       NULL, ?6, 0, 0, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15;
 
--- name: unread_from
-SELECT s.id, min(coalesce(c.next_offset, 0), coalesce(
-           (SELECT min(first_offset) FROM postroad_claims k
-            WHERE k.group_id = ?1 AND k.stream_id = s.id), 1 << 62)), s.next_offset
-FROM postroad_streams s
-LEFT JOIN postroad_cursors c ON c.group_id = ?1 AND c.stream_id = s.id
-WHERE s.topic_id = ?2;
+-- name: unsettled_keys
+SELECT lane FROM postroad_retries WHERE group_id = ?1 AND lane IS NOT NULL
+UNION
+SELECT lane FROM postroad_dead_letters WHERE group_id = ?1 AND parks AND lane IS NOT NULL;
+
+-- name: unsettled_key
+SELECT EXISTS (
+    SELECT 1 FROM postroad_retries r JOIN postroad_streams s ON s.id = r.stream_id
+    WHERE s.topic_id = ?1 AND s.partition = ?2 AND r.group_id = ?3 AND r.lane = ?4)
+OR EXISTS (
+    SELECT 1 FROM postroad_dead_letters d JOIN postroad_streams s ON s.id = d.stream_id
+    WHERE s.topic_id = ?1 AND s.partition = ?2 AND d.group_id = ?3 AND d.lane = ?4 AND d.parks);
 
 -- name: cursor
 SELECT next_offset FROM postroad_cursors WHERE group_id = ? AND stream_id = ?;

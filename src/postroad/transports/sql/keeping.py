@@ -1,46 +1,55 @@
-"""What this road keeps for another one: its dead letters, and which keys it has parked here."""
+"""What this road keeps for another one: messages that wait, dead letters, and the keys of both."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from postroad.core.reports import DeadLetter
 from postroad.core.topic import Topic
+from postroad.core.transport import Kept
+from postroad.errors import NotFoundError
 from postroad.storage.connection import Connection
 from postroad.storage.statements import load
 from postroad.transports.sql import groups
 from postroad.transports.sql.append import partition_for
-from postroad.transports.sql.rows import OFFSET_BITS, Origins, encoded_failures, envelope
-from postroad.transports.sql.topics import ensure_topic
+from postroad.transports.sql.rows import Origins, encoded_failures, envelope
+from postroad.transports.sql.topics import ensure_topic, topic_log
 
 _SQL = load("sqlite", "reports")
 _ADVANCE = load("sqlite", "log")["stream_advance"]
 _PASS = load("sqlite", "groups")["cursor_advance"]
 
 
-def bury(
-    connection: Connection,
-    origins: Origins,
-    topic: Topic[Any],
-    group: str,
-    letters: Sequence[DeadLetter],
-    parks: bool,
-    now_us: int,
-) -> None:
-    """Take each in at the end of its stream, whose offset it uses up: what is published later of
-    its key stands behind it."""
+@dataclass(frozen=True)
+class Keeping:
+    """What is kept under one topic for one group; see `Keeps.keep`."""
+
+    topic: Topic[Any]
+    group: str
+    kept: Sequence[Kept]
+    ordered: bool
+    parks: bool
+
+
+def keep(connection: Connection, origins: Origins, keeping: Keeping, now_us: int) -> None:
+    """Take each in at the end of its stream, whose offset it uses up without a place in the log:
+    what comes later of its key stands behind it."""
+    topic = keeping.topic
     log = ensure_topic(connection, topic, now_us)
-    groups.subscribe(connection, group, topic.name, "earliest", now_us)
-    group_id, *_ = groups.find(connection, topic.name, group)
+    groups.subscribe(connection, keeping.group, topic.name, "earliest", now_us)
+    group_id, *_ = groups.find(connection, topic.name, keeping.group)
     log.last_us = max(log.last_us, now_us)
-    for letter in letters:
-        message = letter.message
+    dead = 0
+    for one in keeping.kept:
+        message = one.message
         partition = partition_for(message.key, log.partitions)
         stream = log.stream(connection, partition, message.priority)
         offset, stream.next_offset = stream.next_offset, stream.next_offset + 1
         connection.execute(_ADVANCE, (1, 1, 0, log.last_us, stream.id))
         _pass_over(connection, group_id, stream.id, offset)
+        place = (group_id, stream.id, offset, message.key if keeping.ordered else None)
+        failures = encoded_failures(one.failures)
         values = (
             message.id,
             origins.id_of(connection, message),
@@ -51,10 +60,15 @@ def bury(
             message.data,
             envelope(message),
         )
-        place = (group_id, stream.id, offset, message.key, parks)
-        failures = encoded_failures(letter.failures)
-        connection.execute(_SQL["dead_insert"], (*place, letter.died_us, failures, *values))
-    groups.count(connection, group_id, "dead", len(letters))
+        if one.dead:
+            dead += 1
+            died = (*place, keeping.parks, now_us, failures, *values)
+            connection.execute(_SQL["dead_insert"], died)
+        else:
+            waits = (*place, one.due_us, one.attempts, failures, *values)
+            connection.execute(_SQL["adopt"], waits)
+    if dead:
+        groups.count(connection, group_id, "dead", dead)
 
 
 def _pass_over(connection: Connection, group_id: int, stream: int, offset: int) -> None:
@@ -64,13 +78,21 @@ def _pass_over(connection: Connection, group_id: int, stream: int, offset: int) 
         connection.execute(_PASS, (group_id, stream, offset + 1))
 
 
-def unsettled_keys(connection: Connection, topic: str, group: str) -> set[str]:
+def unsettled_keys(
+    connection: Connection, topic: str, group: str, keys: Collection[str] | None
+) -> set[str]:
     """See `Keeps.unsettled_keys`."""
-    group_id, topic_id, _, _ = groups.find(connection, topic, group)
-    found: set[str] = set()
-    for stream, first, after in connection.execute(_SQL["unread_from"], (group_id, topic_id)):
-        span = (stream << OFFSET_BITS | min(first, after), stream << OFFSET_BITS | after)
-        found.update(
-            row[0] for row in connection.execute(_SQL["unsettled_keys"], (*span, group_id))
-        )
+    try:
+        group_id, topic_id, _, _ = groups.find(connection, topic, group)
+    except NotFoundError:
+        return set()
+    if keys is None:
+        return {row[0] for row in connection.execute(_SQL["unsettled_keys"], (group_id,))}
+    log = topic_log(connection, topic)
+    partitions = 1 if log is None else log.partitions
+    found = set()
+    for key in keys:
+        place = (topic_id, partition_for(key, partitions), group_id, key)
+        if connection.execute(_SQL["unsettled_key"], place).fetchone()[0]:
+            found.add(key)
     return found

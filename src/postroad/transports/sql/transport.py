@@ -17,7 +17,7 @@ from postroad.core.notices import Notice, NoticeQueue
 from postroad.core.reports import Account, DeadLetter, Lag, TopicInfo
 from postroad.core.subscription import Subscription
 from postroad.core.topic import Topic
-from postroad.core.transport import Consumer, Plan
+from postroad.core.transport import Consumer, Kept, Plan
 from postroad.errors import GroupActiveError, NotSupportedError, PostroadError
 from postroad.storage.connection import Connection, Place
 from postroad.storage.database import Database
@@ -254,18 +254,25 @@ class SqliteTransport:
         self._log.wake()
         return number
 
-    async def bury(
-        self, topic: Topic[Any], group: str, letters: Sequence[DeadLetter], *, parks: bool
+    async def keep(
+        self,
+        topic: Topic[Any],
+        group: str,
+        kept: Sequence[Kept],
+        *,
+        ordered: bool,
+        parks: bool,
     ) -> None:
-        """See `Keeps.bury`."""
-        log = self._log
-        await log.write(
-            lambda c: keeping.bury(c, log.origins, topic, group, letters, parks, log.clock.now_us())
-        )
+        """See `Keeps.keep`."""
+        log, what = self._log, keeping.Keeping(topic, group, kept, ordered, parks)
+        await log.write(lambda c: keeping.keep(c, log.origins, what, log.clock.now_us()))
+        log.wake()
 
-    async def unsettled_keys(self, topic: str, group: str) -> Collection[str]:
+    async def unsettled_keys(
+        self, topic: str, group: str, keys: Collection[str] | None
+    ) -> Collection[str]:
         """See `Keeps.unsettled_keys`."""
-        return await self._log.read(lambda c: keeping.unsettled_keys(c, topic, group))
+        return await self._log.read(lambda c: keeping.unsettled_keys(c, topic, group, keys))
 
     # ------------------------------------------------ the road's own life
 
