@@ -25,8 +25,9 @@ demo: $(CORE) ## Replay two weeks of real flights through Postroad (ARGS=--kill)
 test: $(DEV) ## Run all tests against real servers (ARGS="-k sqlite")
 	$(BIN)/python -m pytest $(ARGS)
 
-faults: $(DEV) ## Run the fault tests: kills, restarts, paused processes
-	POSTROAD_TEST_KILLS=10 $(BIN)/python -m pytest tests/faults $(ARGS)
+faults: $(DEV) ## Run the fault tests: kills, restarts, paused processes, any life
+	POSTROAD_TEST_KILLS=10 POSTROAD_TEST_EXAMPLES=400 $(BIN)/python -m pytest tests/faults \
+	    tests/integration/test_sqlite_model.py tests/integration/test_engine_model.py $(ARGS)
 
 bench: $(PEERS) ## Run a benchmark (BENCH=embedded)
 	$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)

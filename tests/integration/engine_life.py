@@ -47,6 +47,7 @@ class Process:
     app: Postroad
     watch: Watch
     alive: bool = True
+    poisoned: bool = False
     fuse: Fuse | None = None
     hand: dict[int, Delivery] = field(default_factory=dict)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -129,14 +130,21 @@ class Mortal:
         if process.fuse == "before":
             process.kill()
         self._living()
-        answers = await self._inner.settle(settlements)
+        # What is committed is noted, also if the process dies before it hears of that.
+        settling = asyncio.ensure_future(self._settled(settlements))
+        settling.add_done_callback(lambda done: done.cancelled() or done.exception())
+        answers = await asyncio.shield(settling)
+        if process.fuse == "after":
+            process.kill()
+        self._living()
+        return answers
+
+    async def _settled(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
+        process, answers = self._process, await self._inner.settle(settlements)
         for settlement, answer in zip(settlements, answers, strict=True):
             process.hand.pop(id(settlement.delivery), None)
             if answer == "done":
                 process.watch.settled(settlement)
-        if process.fuse == "after":
-            process.kill()
-        self._living()
         return answers
 
     async def pause(self, partitions: Sequence[Partition]) -> None:

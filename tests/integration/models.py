@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -72,6 +72,9 @@ class Entry:
     Attributes:
         again: its next delivery counts as a duplicate.
         crashes: how many sessions died with it since its handler last answered.
+        alone: how many of them when it was out by itself, as one that was suspected before.
+        begun: a crash from now on is on its account.
+        single: it was handed out by itself.
         trimmable: retention may have taken it before it was read.
         doubtful: since a seek, nobody can say whether it still counts: it had expired.
     """
@@ -82,6 +85,9 @@ class Entry:
     due_us: int = 0
     attempts: int = 0
     crashes: int = 0
+    alone: int = 0
+    begun: bool = False
+    single: bool = False
     fence: int = 0
     holder: Session | None = None
     again: bool = False
@@ -91,6 +97,14 @@ class Entry:
     def free(self) -> bool:
         """Whether it still has to be handed out, for all that is known."""
         return self.state in ("unread", "waiting")
+
+    def gone(self, now: int) -> bool:
+        """Whether it may be handed out no more, though it is open."""
+        return self.trimmable or self.doubtful or self.post.expired(now)
+
+    def innocent(self) -> None:
+        """Its handler answered: whatever crash it was suspected of was another's."""
+        self.crashes = self.alone = 0
 
 
 @dataclass
@@ -124,10 +138,12 @@ class LogModel:
 
 @dataclass
 class Ledger:
-    """The entries of one group and the sessions that it has."""
+    """The entries of one group and the sessions that it has. `parks`: in order, and what comes
+    later in a lane waits behind what died."""
 
     name: str
     ordered: bool
+    parks: bool = False
     entries: dict[int, Entry] = field(default_factory=dict)
     sessions: list[Session] = field(default_factory=list)
     repeats: int = 0
@@ -151,8 +167,10 @@ class Ledger:
         if session in self.sessions:
             self.sessions.remove(session)
             for entry in self.held(session):
+                if crashed and entry.begun:
+                    entry.alone += entry.single and entry.crashes > 0
+                    entry.crashes += 1
                 self.let_go(entry, now, lost=crashed)
-                entry.crashes += crashed
 
     def let_go(self, entry: Entry, now: int, *, lost: bool) -> None:
         """It is nobody's any more; `lost`: it may have been worked on."""
@@ -176,38 +194,77 @@ class Ledger:
         assert entry.due_us <= now, f"{n} came {(entry.due_us - now) / 1e6} s before its time"
         assert not entry.post.expired(now), f"{n} had expired"
         assert delivery.attempts == entry.attempts, f"{n}: {delivery.attempts=} {entry.attempts=}"
-        assert (delivery.starts or 0) <= entry.crashes, f"{n}: {delivery.starts=}"
+        past = (delivery.starts, delivery.alone)
+        assert past == (entry.crashes, entry.alone), f"{n}: {past} crashes, {entry}"
         assert delivery.partition == entry.post.partition
         fence = delivery.fence or 0
         renewed = entry.holder is not None and entry.holder is not session
         assert fence > entry.fence if renewed else fence >= entry.fence, f"{n}: fence {fence}"
         if self.ordered:
-            overtaken = sorted(other.post.n for other in self.before(entry, session, now))
+            overtaken = sorted(one.post.n for one in self.before(entry, session, now))
             assert not overtaken, f"{n} overtakes {overtaken}"
         self.repeats += entry.again or entry.attempts > 0
         entry.state, entry.session, entry.holder, entry.fence = "held", session, session, fence
         entry.again = entry.trimmable = entry.doubtful = False
+        entry.begun, entry.single = not entry.crashes, is_alone(delivery)
 
-    def before(self, entry: Entry, session: Session, now: int) -> Iterator[Entry]:
-        """What should have come first: open, earlier in the lane, and not with the session."""
+    def earlier(self, entry: Entry) -> Iterator[Entry]:
+        """What stands before it in its lane and is not done with: open, or dead and in its way."""
         place = entry.post.place or 0
         for other in self.entries.values():
-            earlier = other.post.place is not None and other.post.place < place
-            if not earlier or other.post.lane != entry.post.lane or other.state in FINAL:
-                continue
+            if (
+                other.post.place is not None
+                and other.post.place < place
+                and other.post.lane == entry.post.lane
+                and (other.state not in FINAL or (self.parks and other.state == "dead"))
+            ):
+                yield other
+
+    def before(self, entry: Entry, session: Session, now: int) -> Iterator[Entry]:
+        """What should have come first: not done with, earlier in the lane, and not with the
+        session."""
+        for other in self.earlier(entry):
             gone = other.free() and (other.trimmable or other.post.expired(now))
             if other.session is not session and not gone:
                 yield other
 
-    def deliverable(self, now: int) -> list[int]:
-        """What an unordered receive that comes back empty has overlooked."""
+    def parked(self, entry: Entry) -> bool:
+        """Whether it waits behind a dead letter."""
+        return any(other.state == "dead" for other in self.earlier(entry))
+
+    def died(self, entry: Entry, now: int) -> None:
+        """It is a dead letter now. What waits behind it waits for nothing else any more."""
+        entry.state = "dead"
+        for other in self.entries.values() if self.parks else ():
+            if other.state == "waiting" and entry in self.earlier(other):
+                other.due_us = now
+
+    def redriven(self, entry: Entry, now: int) -> None:
+        """A dead letter goes out again as if nothing had been."""
+        entry.state, entry.due_us, entry.attempts, entry.again = "waiting", now, 0, False
+        entry.innocent()
+
+    def open_keys(self, now: int) -> set[str]:
+        """The keys of what is not settled, or dead and in the way."""
+        return {
+            entry.post.key
+            for entry in self.entries.values()
+            if entry.post.place is not None
+            and (entry.state == "dead" if entry.state in FINAL else not entry.gone(now))
+        }
+
+    def deliverable(self, now: int, readable: Collection[int] | None = None) -> list[int]:
+        """What a receive that comes back empty has overlooked; in order, with the partitions
+        that may be read."""
         return [
             n
             for n, entry in self.entries.items()
             if entry.free()
             and entry.post.place is not None
             and entry.due_us <= now
-            and not (entry.trimmable or entry.doubtful or entry.post.expired(now))
+            and not entry.gone(now)
+            and (readable is None or entry.post.partition in readable)
+            and not (self.ordered and any(self.earlier(entry)))
         ]
 
     # ------------------------------------------------ the road's own doings
@@ -254,12 +311,24 @@ class Ledger:
         assert account.accepted == pending + ended, f"{account} is out of balance"
         assert account.duplicates == self.repeats, f"{account.duplicates} duplicates"
 
-    def check_drained(self, account: Account, now: int) -> None:
-        """Nothing is left, and nothing is lost but what had to be."""
-        lost = [
+    def stuck(self, now: int) -> list[int]:
+        """What is open though everybody took all there was: neither parked, nor gone."""
+        return [
             n
             for n, entry in self.entries.items()
-            if entry.state not in FINAL and not entry.trimmable and not entry.post.expired(now)
+            if entry.state not in FINAL
+            and not entry.trimmable
+            and not entry.post.expired(now)
+            and not self.parked(entry)
         ]
-        assert not lost, f"{lost} never came to {self.name}"
+
+    def check_drained(self, account: Account, now: int) -> None:
+        """Nothing is left, and nothing is lost but what had to be."""
+        stuck = self.stuck(now)
+        assert not stuck, f"{stuck} never came to {self.name}"
         assert not account.backlog + account.leased + account.waiting + account.scheduled
+
+
+def is_alone(delivery: Delivery) -> bool:
+    """Whether it was handed out in a row of its own."""
+    return int(getattr(delivery.token, "size", 1)) == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from postroad.core.delivery import Delivery, Partition
-from postroad.core.notices import Assigned, Lost
+from postroad.core.notices import Assigned, Lost, Revoking
 from postroad.core.topic import Topic
 from postroad.core.transport import Consumer, Plan
 from postroad.storage.connection import Connection
@@ -118,6 +118,7 @@ class Member:
     session: Session
     blind: bool = False
     owned: set[Partition] = field(default_factory=set)
+    leaving: set[Partition] = field(default_factory=set)
     paused: set[Partition] = field(default_factory=set)
     hand: dict[int, Delivery] = field(default_factory=dict)
     lost: list[Partition] = field(default_factory=list)
@@ -127,7 +128,9 @@ class Member:
         order = "key" if ledger.ordered else "none"
         start = "latest" if ledger.name == "late" else "earliest"
         wish = group(topic, ledger.name, order=order, start=start)
-        return await instance.transport.subscribe(wish, Plan(ordered=ledger.ordered))
+        return await instance.transport.subscribe(
+            wish, Plan(ordered=ledger.ordered, parks=ledger.parks)
+        )
 
     def hear(self) -> None:
         """Read the notices that have come."""
@@ -136,9 +139,16 @@ class Member:
             notice = items.popleft()
             if isinstance(notice, Assigned):
                 self.owned.update(notice.partitions)
+                self.leaving.difference_update(notice.partitions)
+            elif isinstance(notice, Revoking):
+                self.leaving.update(notice.partitions)
             elif isinstance(notice, Lost):
                 self.owned.difference_update(notice.partitions)
                 self.lost.extend(notice.partitions)
+
+    def readable(self) -> list[int]:
+        """The partitions that it may get something from."""
+        return [part for _, part in self.owned - self.leaving - self.paused]
 
     def holds(self) -> list[Entry]:
         """What its session holds, in the order of the log."""

@@ -110,6 +110,7 @@ class Executor:
         threads: int,
         on_failure: Callable[[Delivery, Failure], None],
         circuit: Circuit | None = None,
+        is_lost: Callable[[Delivery], bool] = lambda _: False,
     ) -> None:
         self._handler = handler
         self._function = handler.function
@@ -120,6 +121,7 @@ class Executor:
         self._sql_log = sql_log if handler.wants_tx else None
         self._on_failure = on_failure
         self._circuit = circuit
+        self._is_lost = is_lost
         self._plain = handler.is_async and not handler.yields and not handler.extras
         self._pool = None if handler.is_async else ThreadPoolExecutor(threads, "postroad-handler")
 
@@ -182,12 +184,23 @@ class Executor:
             if len(deliveries) == 1:
                 return [self.judge(deliveries[0], error)]
             middle = len(deliveries) // 2
-            first = await self._run_part(deliveries[:middle], payloads[:middle])
-            return first + await self._run_part(deliveries[middle:], payloads[middle:])
+            first = await self._run_half(deliveries[:middle], payloads[:middle])
+            return first + await self._run_half(deliveries[middle:], payloads[middle:])
         # What a batch publishes settles with its last message: nothing of it goes out twice
         # unless all of it is repeated.
         head: list[Verdict] = [Settlement(delivery) for delivery in deliveries[:-1]]
         return [*head, self._answer(deliveries[-1], results)]
+
+    async def _run_half(self, deliveries: list[Delivery], payloads: list[Any]) -> list[Verdict]:
+        """As `_run_part`, without those that were lost while the whole batch ran."""
+        ours = [n for n, delivery in enumerate(deliveries) if not self._is_lost(delivery)]
+        lost: list[Verdict] = [
+            Settlement(delivery, "nack") for delivery in deliveries if self._is_lost(delivery)
+        ]
+        if not ours:
+            return lost
+        part = [deliveries[n] for n in ours], [payloads[n] for n in ours]
+        return lost + await self._run_part(*part)
 
     def judge(self, delivery: Delivery, error: BaseException) -> Verdict:
         """What becomes of a delivery that ended with `error`."""

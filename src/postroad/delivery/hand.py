@@ -106,10 +106,14 @@ class Hand:
         """These are another consumer's by now."""
         self._lost.update({id(delivery) for delivery in deliveries} & self._held.keys())
 
+    def is_lost(self, delivery: Delivery) -> bool:
+        """Whether it is another consumer's by now."""
+        return bool(self._lost) and id(delivery) in self._lost
+
     def next(self) -> Delivery | None:
         """The next that may start and is still ours; None if there is none."""
         while (delivery := self.lanes.pop()) is not None:
-            if not self._lost or id(delivery) not in self._lost:
+            if not self.is_lost(delivery):
                 return delivery
             self.holding.finished(delivery)
             self.lanes.done(delivery)
@@ -152,23 +156,23 @@ class Hand:
 
     # ------------------------------------------------ waiting
 
-    async def empty(self) -> None:
-        """Return when nothing is in hand."""
-        while self._held:
+    async def when(self, condition: Callable[[], bool]) -> None:
+        """Return when it is true, asked whenever `quiet` is set."""
+        while not condition():
             self.quiet.clear()
             await self.quiet.wait()
+
+    async def empty(self) -> None:
+        """Return when nothing is in hand."""
+        await self.when(lambda: not self._held)
 
     async def at_rest(self) -> None:
         """Return when no handler runs."""
-        while self.running:
-            self.quiet.clear()
-            await self.quiet.wait()
+        await self.when(lambda: not self.running)
 
     async def tried(self) -> None:
         """Return when everything has had its turn: what is left waits for another one."""
-        while self.running or len(self.lanes):
-            self.quiet.clear()
-            await self.quiet.wait()
+        await self.when(lambda: not self.running and not len(self.lanes))
 
     async def until(self, condition: Callable[[], bool], deadline: float) -> None:
         """Return when it is true, asked whenever `quiet` is set; or at the deadline, by the

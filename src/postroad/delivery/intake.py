@@ -74,6 +74,7 @@ class Intake:
                 room = await self._limiter.take(room)
             spare = max(1, self._spare_bytes())
             if hand.parking is not None:
+                await hand.when(lambda: hand.parking is None or hand.parking.told)
                 hand.parking.receiving()
             batch = await patiently(
                 self._clock,
@@ -99,7 +100,10 @@ class Intake:
         try:
             await hand.empty()
             async with self._quarantine.alone(hand):
-                await self._begin(batch)
+                # Whoever gives a partition up meanwhile does not know of what waits apart.
+                leaving = [one for one in batch if (one.topic, one.partition) in hand.leaving]
+                self._answers.hand_back((), leaving)
+                await self._begin([one for one in batch if one not in leaving])
                 self.apart = ()
                 await hand.tried()
         finally:

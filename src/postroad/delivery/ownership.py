@@ -81,6 +81,7 @@ class Ownership:
         held = hand.of(partitions)
         owned = await patiently(self._clock, lambda: consumer.extend(held))
         gone = {id(delivery) for delivery in held} - {id(delivery) for delivery in owned}
+        hand.lose(delivery for delivery in held if id(delivery) in gone)
         waiting, queued = hand.take_out(lambda delivery: id(delivery) in gone)
         lost = queued + [one.delivery for one in waiting]
         hand.settled([Settlement(delivery) for delivery in lost])

@@ -19,12 +19,13 @@ _AT_ONCE = timedelta(microseconds=1)
 
 @dataclass(slots=True)
 class _Parked:
-    """A lane that went back behind `head`, which is due at `due` (monotonic)."""
+    """A lane that went back behind `head`, which is due at `due` (monotonic); `untold` answers
+    of it the road has not heard yet."""
 
     head: tuple[str, Any]
     place: Partition
     due: float
-    told: bool = False
+    untold: int = 0
 
 
 class Parking:
@@ -43,7 +44,7 @@ class Parking:
         self._clock = clock
         self._answer = answer
         self._parked: dict[LaneKey, _Parked] = {}
-        self._heads: dict[int, _Parked] = {}
+        self._untold: dict[int, _Parked] = {}
 
     def park(self, head: Delivery, delay: timedelta) -> None:
         """Give a waiting message and what stands behind it back, to go on after `delay`."""
@@ -61,11 +62,11 @@ class Parking:
         parked = self._parked.get(lane)
         if parked is None:
             return False
-        if _identity(delivery) == parked.head:
+        if not parked.untold and _identity(delivery) == parked.head:
             del self._parked[lane]
             return False
         rest = max(0.0, parked.due - self._clock.monotonic())
-        self._answer(Settlement(delivery, "nack", delay=timedelta(seconds=rest)))
+        self._tell(parked, Settlement(delivery, "nack", delay=timedelta(seconds=rest)))
         return True
 
     async def look(self, batch: Sequence[Delivery]) -> bool:
@@ -75,15 +76,20 @@ class Parking:
 
     def settled(self, settlements: Sequence[Settlement]) -> None:
         """The road has heard these answers."""
-        for settlement in settlements if self._heads else ():
-            parked = self._heads.pop(id(settlement.delivery), None)
+        for settlement in settlements if self._untold else ():
+            parked = self._untold.pop(id(settlement.delivery), None)
             if parked is not None:
-                parked.told = True
+                parked.untold -= 1
+
+    @property
+    def told(self) -> bool:
+        """Whether the road has heard all that it was to be told. Only then may more be received:
+        else what is turned away comes back before that is heard, and goes round and round."""
+        return not self._untold
 
     def receiving(self) -> None:
         """What is received from now on is handed out by a road that knows what it was told."""
-        if self._parked:
-            self._parked = {lane: one for lane, one in self._parked.items() if not one.told}
+        self._parked.clear()
 
     def forget(self, partitions: Collection[Partition]) -> None:
         """These are no longer ours."""
@@ -93,14 +99,19 @@ class Parking:
 
     def _give_back(self, head: Delivery, answer: Settlement, delay: timedelta) -> None:
         lane = self._lanes.lane_of(head)
-        behind = self._lanes.end(head)
+        answers = [answer]
+        answers += [Settlement(one, "nack", delay=delay) for one in self._lanes.end(head)]
+        due = self._clock.monotonic() + delay.total_seconds()
+        parked = _Parked(_identity(head), (head.topic, head.partition), due)
         if lane is not None:
-            due = self._clock.monotonic() + delay.total_seconds()
-            parked = _Parked(_identity(head), (head.topic, head.partition), due)
-            self._parked[lane] = self._heads[id(head)] = parked
+            self._parked[lane] = parked
+        for one in answers:
+            self._tell(parked, one)
+
+    def _tell(self, parked: _Parked, answer: Settlement) -> None:
+        self._untold[id(answer.delivery)] = parked
+        parked.untold += 1
         self._answer(answer)
-        for delivery in behind:
-            self._answer(Settlement(delivery, "nack", delay=delay))
 
 
 _Key: TypeAlias = tuple[str, str]

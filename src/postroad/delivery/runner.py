@@ -164,6 +164,7 @@ class Run:
             threads=sub.concurrency,
             on_failure=failed,
             circuit=circuit,
+            is_lost=hand.is_lost,
         )
         self._intake = Intake(
             sub,

@@ -1,4 +1,7 @@
-"""A worker that one message kills: `python -m tests.integration.apps.poison URL abort|memory`."""
+"""A worker that one message kills: `python -m tests.integration.apps.poison URL abort|memory`.
+
+With `beside` it aborts too, and another group of the same process is at work all the time.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ class Job(msgspec.Struct):
 
 
 jobs = Topic("jobs.queued", Job)
+vigils = Topic("vigils.kept", Job)
 LEASE = timedelta(milliseconds=500)
 RETRY = Retry(attempts=3)
 
@@ -28,11 +32,19 @@ def make(url: str, how: str) -> Postroad:
 
     @road.subscribe(jobs, group="workers", retry=RETRY, lease=LEASE, concurrency=8)
     async def work(job: Job) -> None:
-        if job.poison and how == "abort":
+        if job.poison and how == "beside":
+            await asyncio.sleep(0.1)
+        if job.poison and how != "memory":
             os.abort()
         if job.poison:
             await asyncio.sleep(0)
             kill_for_memory()
+
+    if how == "beside":
+
+        @road.subscribe(vigils, group="bystanders", retry=RETRY, lease=LEASE)
+        async def watch(job: Job) -> None:
+            await asyncio.sleep(0.5)
 
     return road
 
@@ -56,8 +68,8 @@ async def main(url: str, how: str) -> None:
         running = asyncio.create_task(road.run(stop=stop))
         while True:
             await asyncio.sleep(0.05)
-            (entry,) = (await road.audit("jobs.queued")).entries
-            if entry.pending == 0 or running.done():
+            entries = (await road.audit()).entries
+            if running.done() or not any(entry.pending for entry in entries):
                 break
         stop.set()
         await running

@@ -35,7 +35,8 @@ SELECT ?1, ?2, ?3, ?4,
        CASE WHEN EXISTS (
            SELECT 1 FROM postroad_retries e
            WHERE e.group_id = ?1 AND e.stream_id = ?2 AND e.lane = ?4
-               AND e.session_id IS NULL AND e.offset < ?3 AND e.due_us >= ?5)
+               AND e.session_id IS NULL AND e.offset < ?3 AND e.due_us >= ?5
+               AND (e.due_us < 1 << 62 OR ?5 = 0))
        OR EXISTS (
            SELECT 1 FROM postroad_dead_letters d
            WHERE d.group_id = ?1 AND d.stream_id = ?2 AND d.lane = ?4
@@ -70,7 +71,8 @@ SELECT group_id, stream_id, offset, lane,
        CASE WHEN EXISTS (
            SELECT 1 FROM postroad_retries e
            WHERE e.group_id = d.group_id AND e.stream_id = d.stream_id AND e.lane = d.lane
-               AND e.session_id IS NULL AND e.offset < d.offset AND e.due_us >= ?1)
+               AND e.session_id IS NULL AND e.offset < d.offset AND e.due_us >= ?1
+               AND (e.due_us < 1 << 62 OR ?1 = 0))
        OR EXISTS (
            SELECT 1 FROM postroad_dead_letters o
            WHERE o.group_id = d.group_id AND o.stream_id = d.stream_id AND o.lane = d.lane

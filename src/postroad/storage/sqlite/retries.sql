@@ -63,7 +63,8 @@ SELECT n.group_id, n.stream_id, n.offset, n.lane,
        CASE WHEN EXISTS (
            SELECT 1 FROM postroad_retries e
            WHERE e.group_id = n.group_id AND e.stream_id = n.stream_id AND e.lane = n.lane
-               AND e.session_id IS NULL AND e.offset < n.offset AND e.due_us >= n.due_us)
+               AND e.session_id IS NULL AND e.offset < n.offset AND e.due_us >= n.due_us
+               AND (e.due_us < 1 << 62 OR n.due_us = 0))
        OR EXISTS (
            SELECT 1 FROM postroad_dead_letters d
            WHERE d.group_id = n.group_id AND d.stream_id = n.stream_id AND d.lane = n.lane
@@ -106,7 +107,8 @@ SET session_id = NULL, attempts = ?2, failures = ?3, starts = 0, alone = 0, begu
     due_us = CASE WHEN EXISTS (
         SELECT 1 FROM postroad_retries e
         WHERE e.group_id = r.group_id AND e.stream_id = r.stream_id AND e.lane = r.lane
-            AND e.session_id IS NULL AND e.offset < r.offset AND e.due_us >= ?1)
+            AND e.session_id IS NULL AND e.offset < r.offset AND e.due_us >= ?1
+               AND (e.due_us < 1 << 62 OR ?1 = 0))
     OR EXISTS (
         SELECT 1 FROM postroad_dead_letters d
         WHERE d.group_id = r.group_id AND d.stream_id = r.stream_id AND d.lane = r.lane
