@@ -216,7 +216,8 @@ class StorageCorruptError(StorageError):
 
 
 class StorageVersionError(StorageError):
-    """The schema was written by a newer Postroad, or the file belongs to another program."""
+    """The schema was written by a newer Postroad, or is in use by an older one that would not
+    understand a newer schema, or the file belongs to another program."""
 
 
 class StoragePermissionError(StorageError):
