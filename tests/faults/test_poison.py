@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from postroad import Postroad
+from tests.faults.memory_group import VARIABLE, memory_group
 from tests.integration.apps import poison
 
 CRASHES = poison.RETRY.crashes
@@ -18,8 +19,26 @@ PREFETCH = 1000
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", ["abort", "memory"])
-async def test_one_poison_among_ten_thousand(tmp_path: Path, how: str) -> None:
-    await poisoned(tmp_path, how, 10_000)
+async def test_one_poison_among_ten_thousand(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with memory_group() as group:
+        if group is not None:
+            monkeypatch.setenv(VARIABLE, str(group))
+        elif how == "memory":
+            print("no memory group can be made here: the process ends itself at its limit")
+        await poisoned(tmp_path, how, 10_000)
+        if group is not None and how == "memory":
+            print(f"ended by the kernel's OOM killer: {oom_kills(group)}")
+
+
+def oom_kills(group: Path) -> str:
+    """What the group counted, in the kernel's words."""
+    for name in ("memory.oom_control", "memory.events"):
+        if (group / name).exists():
+            lines = (group / name).read_text().splitlines()
+            return next((line for line in lines if line.startswith("oom_kill ")), "not counted")
+    return "not counted"
 
 
 async def poisoned(tmp_path: Path, how: str, count: int) -> None:

@@ -14,6 +14,7 @@ from datetime import timedelta
 import msgspec
 
 from postroad import Postroad, Retry, Topic
+from tests.faults.memory_group import VARIABLE, join
 
 
 class Job(msgspec.Struct):
@@ -50,17 +51,21 @@ def make(url: str, how: str) -> Postroad:
 
 
 def kill_for_memory() -> None:
-    """Eat memory to the process's limit, then end as the kernel's OOM killer would end it."""
+    """Eat memory until the kernel's OOM killer ends this process; where there is no memory group,
+    to the process's own limit, and end as it would."""
     eaten = []
     try:
         while True:
-            eaten.append(bytearray(8 << 20))
+            eaten.append(bytearray(b"x") * (8 << 20))
     except MemoryError:
         os.kill(os.getpid(), 9)
 
 
 async def main(url: str, how: str) -> None:
-    if how == "memory":
+    group = os.environ.get(VARIABLE)
+    if how == "memory" and group:
+        join(group)
+    elif how == "memory":
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
     stop = asyncio.Event()
     road = make(url, how)
