@@ -113,7 +113,7 @@ class Hand:
     def next(self) -> Delivery | None:
         """The next that may start and is still ours; None if there is none."""
         while (delivery := self.lanes.pop()) is not None:
-            if not self.is_lost(delivery):
+            if not self._lost or id(delivery) not in self._lost:
                 return delivery
             self.holding.finished(delivery)
             self.lanes.done(delivery)
@@ -149,6 +149,8 @@ class Hand:
 
     def wake(self) -> None:
         """Let as many idle workers look as there are messages that may start."""
+        if not self._idle:
+            return
         for _ in range(min(len(self.lanes), len(self._idle))):
             waiter = self._idle.pop()
             if not waiter.done():
