@@ -1,7 +1,4 @@
-"""A worker that one message kills: `python -m tests.integration.apps.poison URL abort|memory`.
-
-With `beside` it aborts too, and another group of the same process is at work all the time.
-"""
+"""A worker that one message kills: `python -m tests.integration.apps.poison URL abort|memory`."""
 
 from __future__ import annotations
 
@@ -23,7 +20,6 @@ class Job(msgspec.Struct):
 
 
 jobs = Topic("jobs.queued", Job)
-vigils = Topic("vigils.kept", Job)
 LEASE = timedelta(milliseconds=500)
 RETRY = Retry(attempts=3)
 
@@ -33,19 +29,11 @@ def make(url: str, how: str) -> Postroad:
 
     @road.subscribe(jobs, group="workers", retry=RETRY, lease=LEASE, concurrency=8)
     async def work(job: Job) -> None:
-        if job.poison and how == "beside":
-            await asyncio.sleep(0.1)
-        if job.poison and how != "memory":
+        if job.poison and how == "abort":
             os.abort()
         if job.poison:
             await asyncio.sleep(0)
             kill_for_memory()
-
-    if how == "beside":
-
-        @road.subscribe(vigils, group="bystanders", retry=RETRY, lease=LEASE)
-        async def watch(job: Job) -> None:
-            await asyncio.sleep(0.5)
 
     return road
 
