@@ -40,7 +40,7 @@ class Handling(RuleBasedStateMachine):
 
     def new_road(self, process: list[Process]) -> Any:
         """The transport of one more process."""
-        raise NotImplementedError
+        raise NotImplementedError  # a base class: the lives in test_engine_model.py say which
 
     def run(self, step: Coroutine[Any, Any, R]) -> R:
         try:
