@@ -16,12 +16,12 @@ from benchmarks.subjects.order import TOPIC, OrderCreated, encoded
 from benchmarks.subjects.stopwatch import Stopwatch
 from postroad.core.clock import SystemClock
 from postroad.core.message import new_id
-from postroad.storage.connection import Place, connect, prepare
+from postroad.storage.sqlite.connection import SqlitePlace, connect, prepare
 from postroad.storage.statements import load
 from postroad.transports.sql.rows import OFFSET_BITS
 from postroad.transports.sql.topics import ensure_topic
 
-_INSERT = load("sqlite", "log")["append"]
+_INSERT = load("log")["append"].sqlite
 _CLAIM = 100
 _READ = (
     "SELECT position, id, origin, key, time_us, appended_us, expires_at_us, data, envelope "
@@ -42,7 +42,7 @@ def rows(count: int, stream: int = 1, first: int = 0) -> list[_Row]:
 
 def open_file(folder: str) -> sqlite3.Connection:
     """A new file with the full schema, opened with the road's own settings (WAL, FULL)."""
-    place = Place(Path(folder) / "raw.db")
+    place = SqlitePlace(Path(folder) / "raw.db")
     prepare(place)
     connection = connect(place)
     connection.execute("BEGIN IMMEDIATE")

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.subjects.order import TOPIC, OrderCreated, orders
 from benchmarks.subjects.stopwatch import Stopwatch
 from postroad import Hooks, Postroad, Subscription
-from postroad.storage.connection import Place, connect
+from postroad.storage.sqlite.connection import SqlitePlace, connect
 
 
 @asynccontextmanager
@@ -120,7 +120,7 @@ def stall_while_locked(
 
 
 def _hold(path: Path, held: threading.Event, free: threading.Event) -> None:
-    connection = connect(Place(path))
+    connection = connect(SqlitePlace(path))
     connection.execute("BEGIN IMMEDIATE")
     held.set()
     free.wait()

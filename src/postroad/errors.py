@@ -27,6 +27,7 @@
     │   └── ClosedError                used before it was opened or after it was closed
     └── StorageError                   the database under a road or store
         ├── StorageBusyError           locked by another process for longer than we wait
+        ├── StorageUnavailableError    its server cannot be reached now, or was lost
         ├── StorageFullError           no room left on the disk
         ├── StorageCorruptError        not a database, or a damaged one
         ├── StorageVersionError        written by a newer Postroad, or not by Postroad
@@ -201,6 +202,13 @@ class StorageError(PostroadError):
 
 class StorageBusyError(StorageError):
     """Locked by another process for longer than the busy timeout. Worth trying again."""
+
+    transient = True
+
+
+class StorageUnavailableError(StorageError):
+    """The database's server cannot be reached, or the connection was lost before anything was
+    committed. Worth trying again."""
 
     transient = True
 

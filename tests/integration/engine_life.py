@@ -19,6 +19,7 @@ from postroad.core.notices import Lost, Notice
 from postroad.core.subscription import Subscription
 from postroad.core.transport import Consumer, Plan
 from postroad.errors import ClosedError
+from postroad.storage.sqlite.watcher import Watcher
 from postroad.testing.clock import VirtualClock
 from postroad.transports.memory import MemoryTransport
 from postroad.transports.sql import SqliteTransport
@@ -186,7 +187,9 @@ class IdleClock(VirtualClock):
     def watch(self, road: SqliteTransport) -> None:
         """Count what its database is asked to do."""
         database = road._log.database
-        database.watcher._changed = lambda: None
+        watcher = database.watcher
+        assert isinstance(watcher, Watcher)
+        watcher._changed = lambda: None
         self._roads.append(road)
         for worker in (database._reader, database._scanner, database.handlers, database.writer):
             self._count(worker, "submit")

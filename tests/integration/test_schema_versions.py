@@ -20,11 +20,12 @@ from msgspec import Struct
 from postroad import Postroad, Topic
 from postroad.errors import PublishError, StorageVersionError
 from postroad.storage.migrations import migrations, version
+from postroad.storage.sqlite.connection import SqlitePlace, connect
 from tests.integration.sqlite_road import until
 from tests.integration.test_bad_input import unchanged
 
-KNOWN = len(migrations())
-REMEDY = rf"version {KNOWN + 1} of .* knows up to {KNOWN}; upgrade Postroad, or name another file"
+KNOWN = len(migrations("sqlite"))
+REMEDY = rf"version {KNOWN + 1} of .* knows up to {KNOWN}; upgrade Postroad, or name another database"
 ROOT = Path(__file__).parents[2]
 
 
@@ -38,8 +39,8 @@ from postroad.storage import migrations as module
 from tests.integration.test_schema_versions import Job, jobs
 from postroad import Postroad, PostroadError
 
-scripts = (*module.migrations(), "ALTER TABLE postroad_topics ADD COLUMN later INTEGER;")
-module.migrations = lambda: scripts
+scripts = (*module.migrations("sqlite"), "ALTER TABLE postroad_topics ADD COLUMN later INTEGER;")
+module.migrations = lambda dialect: scripts
 
 async def main(url, count):
     async with Postroad(url) as road:
@@ -111,7 +112,7 @@ async def newer(folder: Path) -> str:
 
 
 def version_of(folder: Path) -> int:
-    with closing(sqlite3.connect(folder / "jobs.db")) as database:
+    with closing(connect(SqlitePlace(folder / "jobs.db"))) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         return version(database)
 

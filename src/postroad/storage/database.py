@@ -1,4 +1,4 @@
-"""One SQLite file from one event loop: writes in groups, reads beside them, nothing blocks."""
+"""One database from one event loop: writes in groups, reads beside them, nothing blocks."""
 
 from __future__ import annotations
 
@@ -6,49 +6,73 @@ import asyncio
 import os
 from collections.abc import Callable
 from typing import TypeVar
+from zlib import crc32
 
 from postroad.errors import ClosedError, StorageBusyError
-from postroad.storage.connection import Connection, Place, begin, prepare
+from postroad.storage.connection import Connection
+from postroad.storage.place import Place
 from postroad.storage.turn import Turn
-from postroad.storage.watcher import Watcher
 from postroad.storage.worker import Worker, snapshot
 from postroad.storage.writer import Completion, Writer
 
 R = TypeVar("R")
+_GROUP_WRITERS = 2
+"""Threads, with a connection each, for what groups claim and settle."""
 
 
 class Database:
-    """The threads around one file. Belongs to the process and the event loop that opened it."""
+    """The threads around one database. Belongs to the process and the event loop that opened it.
+
+    A place with one writer at a time has one writing thread. Elsewhere what is published goes
+    through one, what a group claims and settles through one of a few others, so that neither waits
+    for the other's commits.
+    """
 
     def __init__(self, place: Place, changed: Callable[[], None]) -> None:
         """`changed` is called on the loop after another connection has committed, while
         somebody is between `watcher.enter()` and `watcher.leave()`."""
         self.place = place
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self._process = os.getpid()
         self._turn = Turn()
         self._closed = False
         self.writer = Writer(place, self._turn, loop)
+        self._writers: dict[int, Writer] = {}
         self._reader = Worker(place, loop, "reader", read_only=True)
         self._scanner = Worker(place, loop, "scanner", read_only=True)
         self.handlers = Worker(place, loop, "handlers")
-        self.watcher = Watcher(place, lambda: _tell(loop, changed))
+        self.watcher = place.watch(lambda: _tell(loop, changed))
 
     @classmethod
     async def open(cls, place: Place, changed: Callable[[], None]) -> Database:
-        """Create or migrate the file and start the threads. Raises `StorageError`s."""
-        await asyncio.to_thread(prepare, place)
+        """Create or migrate the tables and start the threads. Raises `StorageError`s."""
+        await asyncio.to_thread(place.prepare)
         return cls(place, changed)
 
+    @property
+    def commits(self) -> int:
+        """Write transactions so far."""
+        return self.writer.commits + sum(writer.commits for writer in self._writers.values())
+
     def write(
-        self, operation: Callable[[Connection], R], *, durable: bool = True
+        self, operation: Callable[[Connection], R], *, scope: str = "", durable: bool = True
     ) -> asyncio.Future[R]:
-        """Run an operation in the next write transaction; see `Writer`.
+        """Run an operation in the next write transaction that holds the lock `scope`; see
+        `Writer`.
 
         Cancelling the future does not undo the operation.
         """
         self.usable()
-        return self.writer.submit(operation, durable=durable)
+        return self._writer(scope).submit(operation, scope=scope, durable=durable)
+
+    def _writer(self, scope: str) -> Writer:
+        if self.place.one_writer or not scope:
+            return self.writer
+        number = crc32(scope.encode()) % _GROUP_WRITERS
+        found = self._writers.get(number)
+        if found is None:
+            found = self._writers[number] = Writer(self.place, Turn(), self._loop)
+        return found
 
     def post(self, operation: Callable[[Connection], R], completion: Completion) -> None:
         """As `write`; the end is told to `completion`."""
@@ -58,12 +82,12 @@ class Database:
     def read(self, function: Callable[[Connection], R]) -> asyncio.Future[R]:
         """Run a function on one snapshot. Never waits for writers, nor they for it."""
         self.usable()
-        return self._reader.submit(snapshot(function, self.place.path))
+        return self._reader.submit(snapshot(function, self.place))
 
     def scan(self, function: Callable[[Connection], R]) -> asyncio.Future[R]:
         """As `read`, for what may take long: a count of millions of rows holds up no reader."""
         self.usable()
-        return self._scanner.submit(snapshot(function, self.place.path))
+        return self._scanner.submit(snapshot(function, self.place))
 
     def handle(self, function: Callable[[Connection], R]) -> asyncio.Future[R]:
         """Run a function on the connection of handlers' transactions, outside any transaction
@@ -74,9 +98,9 @@ class Database:
     def begin(self, connection: Connection) -> None:
         """Open the handlers' write transaction; on their thread. Ends with `end`."""
         if not self._turn.take(self.place.busy):
-            raise StorageBusyError(f"{self.place.path}: the writer is stuck; try again")
+            raise StorageBusyError(f"{self.place.name}: the writer is stuck; try again")
         try:
-            begin(connection, self.place)
+            self.place.begin(connection, "", durable=True)
         except BaseException:
             self._turn.leave()
             raise
@@ -85,7 +109,7 @@ class Database:
         """Close the handlers' write transaction, on their thread."""
         try:
             if commit:
-                connection.execute("COMMIT")
+                connection.commit()
         finally:
             try:
                 if connection.in_transaction:
@@ -98,11 +122,11 @@ class Database:
         ClosedError: closed, or inherited over a fork.
         """
         if self._closed:
-            raise ClosedError(f"{self.place.path} was closed")
+            raise ClosedError(f"{self.place.name} was closed")
         if os.getpid() != self._process:
             raise ClosedError(
-                f"{self.place.path} was opened in process {self._process}, this is "
-                f"{os.getpid()}: SQLite does not survive a fork; open it after forking"
+                f"{self.place.name} was opened in process {self._process}, this is "
+                f"{os.getpid()}: a connection does not survive a fork; open it after forking"
             )
 
     async def close(self) -> None:
@@ -117,6 +141,8 @@ class Database:
         self._reader.stop()
         self._scanner.stop()
         self.handlers.stop()
+        for writer in self._writers.values():
+            writer.stop()
         self.writer.stop()
 
 

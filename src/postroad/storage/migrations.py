@@ -1,71 +1,70 @@
-"""Numbered migrations, applied once, also when several processes open the file at once."""
+"""Numbered migrations, applied once, also when several processes open the database at once."""
 
 from __future__ import annotations
 
 import sqlite3
 from functools import cache
 from importlib import resources
-from pathlib import Path
 
 from postroad.core.clock import SystemClock
 from postroad.errors import StorageVersionError
-from postroad.storage.statements import load, read
+from postroad.storage.connection import Connection
+from postroad.storage.statements import Dialect, load, read
 
-_DIALECT = "sqlite"
-_SQL = load(_DIALECT, "schema")
+_SQL = load("schema")
 
 
 @cache
-def migrations() -> tuple[str, ...]:
+def migrations(dialect: Dialect) -> tuple[str, ...]:
     """The scripts in their order; script n leads to version n."""
-    folder = resources.files(__package__).joinpath(_DIALECT, "migrations")
+    folder = resources.files(__package__).joinpath(dialect, "migrations")
     names = sorted(item.name for item in folder.iterdir() if item.name.endswith(".sql"))
     for number, name in enumerate(names, 1):
         if not name.startswith(f"{number:04}_"):
             raise ValueError(f"migration {name} is not number {number}")
-    return tuple(read(_DIALECT, f"migrations/{name}") for name in names)
+    return tuple(read(dialect, f"migrations/{name}") for name in names)
 
 
-def version(connection: sqlite3.Connection) -> int:
-    """The schema's version in this file; 0 if it has none of our tables. Only reads."""
+def version(connection: Connection) -> int:
+    """The schema's version in this database; 0 if it has none of our tables. Only reads."""
     if not connection.execute(_SQL["tables"]).fetchone()[0]:
         return 0
     row = connection.execute(_SQL["version"]).fetchone()
     return 0 if row is None else int(row[0])
 
 
-def check(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the file needs migrating. Only reads.
+def check(connection: Connection, place: str) -> bool:
+    """Whether the database needs migrating. Only reads.
 
     Raises:
         StorageVersionError: it was written by a newer Postroad; nothing is changed.
     """
-    found, known = version(connection), len(migrations())
+    found, known = version(connection), len(migrations(connection.dialect))
     if found > known:
-        raise _newer(path, found)
+        raise _newer(place, found, known)
     return found < known
 
 
-def recheck(connection: sqlite3.Connection, path: Path) -> None:
-    """Whether the tables of a file in use are still the ones we know: another process may have
+def recheck(connection: Connection, place: str) -> None:
+    """Whether the tables of a database in use are still the ones we know: another process may have
     migrated it. To be called inside a transaction, before anything in it. Only reads.
 
     Raises:
         StorageVersionError: they are not; nothing is changed.
     """
     row = connection.execute(_SQL["version"]).fetchone()
-    if row is not None and row[0] != len(migrations()):
-        raise _newer(path, int(row[0]))
+    if row is not None and int(row[0]) != (known := len(migrations(connection.dialect))):
+        raise _newer(place, int(row[0]), known)
 
 
-def _newer(path: Path, found: int) -> StorageVersionError:
+def _newer(place: str, found: int, known: int) -> StorageVersionError:
     return StorageVersionError(
-        f"{path} has version {found} of Postroad's tables, this Postroad knows up to "
-        f"{len(migrations())}; upgrade Postroad, or name another file"
+        f"{place} has version {found} of Postroad's tables, this Postroad knows up to "
+        f"{known}; upgrade Postroad, or name another database"
     )
 
 
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
+def migrate(connection: Connection, place: str) -> None:
     """Bring our tables to the present version. To be called inside a write transaction: the
     version is read under its lock, so that of several processes one migrates and the others see
     that it is done. Tables that are not ours stay untouched.
@@ -73,17 +72,18 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     Raises:
         StorageVersionError: as in `check`; or consumers of the older version are at work.
     """
-    if not check(connection, path):
+    if not check(connection, place):
         return
-    _refuse_in_use(connection, path)
+    _refuse_in_use(connection, place)
     connection.execute(_SQL["create_meta"])
-    for script in migrations()[version(connection) :]:
+    scripts = migrations(connection.dialect)
+    for script in scripts[version(connection) :]:
         for statement in split(script):
             connection.execute(statement)
-    connection.execute(_SQL["set_version"], (len(migrations()),))
+    connection.execute(_SQL["set_version"], (len(scripts),))
 
 
-def _refuse_in_use(connection: sqlite3.Connection, path: Path) -> None:
+def _refuse_in_use(connection: Connection, place: str) -> None:
     """Consumers of an older version would be cut off in the middle of their work. A publisher
     leaves no trace here; it finds out by `recheck`."""
     found = version(connection)
@@ -92,10 +92,11 @@ def _refuse_in_use(connection: sqlite3.Connection, path: Path) -> None:
     owners = connection.execute(_SQL["in_use"], (SystemClock().now_us(),)).fetchall()
     if owners:
         names = ", ".join(sorted({owner for (owner,) in owners}))
+        known = len(migrations(connection.dialect))
         raise StorageVersionError(
-            f"{path} has version {found} of Postroad's tables and is in use by consumers of an "
-            f"older Postroad ({names}), this Postroad would bring it to {len(migrations())}; stop "
-            "them (a killed one counts until its lease is over), or name another file"
+            f"{place} has version {found} of Postroad's tables and is in use by consumers of an "
+            f"older Postroad ({names}), this Postroad would bring it to {known}; stop "
+            "them (a killed one counts until its lease is over), or name another database"
         )
 
 

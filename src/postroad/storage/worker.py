@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from postroad.storage.connection import Connection, Place, connect
-from postroad.storage.errors import mapped
+from postroad.storage.connection import Connection
+from postroad.storage.place import Place
 
 R = TypeVar("R")
 
@@ -54,11 +52,11 @@ class Worker:
             value: Any = None
             error: BaseException | None = None
             try:
-                if connection is None:
-                    connection = connect(self._place, read_only=self._read_only)
+                if connection is None or connection.broken:
+                    connection = self._place.connect(read_only=self._read_only)
                 value = function(connection)
-            except sqlite3.Error as failure:
-                error = mapped(failure, self._place.path)
+            except self._place.failure as failure:
+                error = self._place.mapped(failure)
                 error.__cause__ = failure
             except BaseException as failure:  # noqa: BLE001 - passed on to the one who waits
                 error = failure
@@ -79,15 +77,14 @@ def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | Non
         future.set_exception(error)
 
 
-def snapshot(function: Callable[[Connection], R], path: Path) -> Callable[[Connection], R]:
+def snapshot(function: Callable[[Connection], R], place: Place) -> Callable[[Connection], R]:
     """The function with all its reads at one instant of the database, of the version we know."""
 
     def within(connection: Connection) -> R:
-        connection.execute("BEGIN")
         try:
-            connection.fresh(path)
+            place.begin_reading(connection)
             return function(connection)
         finally:
-            connection.execute("ROLLBACK")
+            connection.abandon()
 
     return within

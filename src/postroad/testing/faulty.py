@@ -21,7 +21,7 @@ from postroad.core.subscription import Subscription
 from postroad.core.topic import Topic
 from postroad.core.transport import Plan
 from postroad.errors import ClosedError, LeaseLostError
-from postroad.storage.errors import mapped
+from postroad.storage.sqlite.errors import mapped
 from postroad.transports.memory import MemoryTransport
 from postroad.transports.memory.consumer import MemoryConsumer
 

@@ -24,8 +24,9 @@ from postroad.errors import (
     StorageFullError,
     StoragePermissionError,
 )
-from postroad.storage.connection import Connection, Place, prepare
+from postroad.storage.connection import Connection
 from postroad.storage.database import Database
+from postroad.storage.sqlite.connection import SqlitePlace, prepare
 
 
 def nothing() -> None:
@@ -34,7 +35,7 @@ def nothing() -> None:
 
 @asynccontextmanager
 async def database(path: Path, busy: float = 5.0) -> AsyncIterator[Database]:
-    opened = await Database.open(Place(path, busy=busy), nothing)
+    opened = await Database.open(SqlitePlace(path, busy=busy), nothing)
     await opened.write(lambda c: c.execute("CREATE TABLE IF NOT EXISTS t (n INTEGER)").rowcount)
     try:
         yield opened
@@ -148,17 +149,17 @@ def test_named_errors_at_opening(tmp_path: Path) -> None:
     rubbish = tmp_path / "rubbish.db"
     rubbish.write_bytes(b"this is no database" * 100)
     with pytest.raises(StorageCorruptError, match="not an SQLite database"):
-        prepare(Place(rubbish))
+        prepare(SqlitePlace(rubbish))
     assert rubbish.read_bytes() == b"this is no database" * 100
     with pytest.raises(StoragePermissionError, match="does not exist; create it"):
-        prepare(Place(tmp_path / "nowhere" / "a.db"))
+        prepare(SqlitePlace(tmp_path / "nowhere" / "a.db"))
     with pytest.raises(StoragePermissionError, match="is a folder"):
-        prepare(Place(tmp_path))
+        prepare(SqlitePlace(tmp_path))
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
-    prepare(Place(path))
+    prepare(SqlitePlace(path))
     path.chmod(0o444)
     child = os.fork()
     if child == 0:  # root may write everything: be somebody else
@@ -170,7 +171,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
                     parent.chmod(parent.stat().st_mode | 0o055)
             if os.getuid() == 0:
                 os.setuid(65534)
-            prepare(Place(path))
+            prepare(SqlitePlace(path))
         except StoragePermissionError:
             code = 0
         finally:

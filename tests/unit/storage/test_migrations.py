@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from postroad.errors import StorageVersionError
-from postroad.storage.connection import Place, prepare
 from postroad.storage.migrations import migrations, version
+from postroad.storage.sqlite.connection import SqlitePlace, connect, prepare
 
 
 def test_a_new_file_gets_the_present_version(tmp_path: Path) -> None:
-    place = Place(tmp_path / "new.db")
+    place = SqlitePlace(tmp_path / "new.db")
     prepare(place)
     prepare(place)
-    connection = sqlite3.connect(place.path)
-    assert version(connection) == len(migrations())
+    connection = connect(place)
+    assert version(connection) == len(migrations("sqlite"))
     assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     connection.close()
 
@@ -28,13 +28,13 @@ def test_a_new_file_gets_the_present_version(tmp_path: Path) -> None:
 def test_a_newer_version_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     path = tmp_path / "newer.db"
     connection = sqlite3.connect(path)
-    connection.execute("CREATE TABLE postroad_meta (key TEXT PRIMARY KEY, value)")
+    connection.execute("CREATE TABLE postroad_meta (name TEXT PRIMARY KEY, value)")
     connection.execute("INSERT INTO postroad_meta VALUES ('version', 99)")
     connection.commit()
     connection.close()
     before = path.read_bytes()
     with pytest.raises(StorageVersionError, match="version 99"):
-        prepare(Place(path))
+        prepare(SqlitePlace(path))
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["newer.db"]
 
@@ -46,17 +46,19 @@ def test_a_business_database_is_shared(tmp_path: Path) -> None:
     connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY)")
     connection.execute("INSERT INTO orders VALUES (1)")
     connection.commit()
-    prepare(Place(path))
+    prepare(SqlitePlace(path))
     assert connection.execute("SELECT id FROM orders").fetchall() == [(1,)]
     assert connection.execute("PRAGMA user_version").fetchone() == (7,)
-    assert version(connection) == len(migrations())
     connection.close()
+    migrated = connect(SqlitePlace(path))
+    assert version(migrated) == len(migrations("sqlite"))
+    migrated.close()
 
 
 def test_a_failed_migration_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = ("CREATE TABLE postroad_one (id);", "CREATE TABLE nonsense nonsense;")
-    monkeypatch.setattr("postroad.storage.migrations.migrations", lambda: broken)
-    place = Place(tmp_path / "broken.db")
+    monkeypatch.setattr("postroad.storage.migrations.migrations", lambda dialect: broken)
+    place = SqlitePlace(tmp_path / "broken.db")
     with pytest.raises(Exception, match="nonsense"):
         prepare(place)
     connection = sqlite3.connect(place.path)
@@ -66,8 +68,8 @@ def test_a_failed_migration_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 async def test_several_processes_migrate_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from postroad.storage.connection import Place, prepare; "
-        "prepare(Place(pathlib.Path(sys.argv[1])))"
+        "import sys, pathlib; from postroad.storage.sqlite.connection import SqlitePlace, prepare; "
+        "prepare(SqlitePlace(pathlib.Path(sys.argv[1])))"
     )
     path = tmp_path / "many.db"
 
@@ -78,6 +80,6 @@ async def test_several_processes_migrate_at_once(tmp_path: Path) -> None:
 
     results = await asyncio.gather(*(asyncio.to_thread(run) for _ in range(6)))
     assert [result.stderr for result in results] == [b""] * 6
-    connection = sqlite3.connect(path)
-    assert version(connection) == len(migrations())
+    connection = connect(SqlitePlace(path))
+    assert version(connection) == len(migrations("sqlite"))
     connection.close()

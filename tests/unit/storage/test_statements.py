@@ -9,7 +9,16 @@ from importlib import resources
 import pytest
 
 from postroad.storage.migrations import migrations, split
-from postroad.storage.statements import load, parse
+from postroad.storage.statements import load, parse, styled
+
+SUBJECTS = sorted(
+    {
+        item.name.removesuffix(".sql")
+        for folder in ("common", "sqlite", "postgresql", "mysql")
+        for item in resources.files("postroad.storage").joinpath(folder).iterdir()
+        if item.name.endswith(".sql")
+    }
+)
 
 
 def test_blocks_are_named() -> None:
@@ -31,23 +40,36 @@ def test_sql_needs_a_name() -> None:
 
 def test_every_statement_fits_the_schema() -> None:
     connection = sqlite3.connect(":memory:")
-    for script in migrations():
+    for script in migrations("sqlite"):
         for statement in split(script):
             connection.execute(statement)
-    folder = resources.files("postroad.storage").joinpath("sqlite")
-    subjects = [item.name.removesuffix(".sql") for item in folder.iterdir() if item.is_file()]
-    assert {"log", "groups", "claims", "retries", "sessions", "schema"} <= set(subjects)
-    connection.execute(load("sqlite", "schema")["create_meta"])
-    for subject in subjects:
-        for statement in load("sqlite", subject).values():
-            numbered = max(map(int, re.findall(r"\?(\d+)", statement)), default=0)
-            connection.execute(f"EXPLAIN {statement}", [None] * (numbered or statement.count("?")))
+    connection.execute(load("schema")["create_meta"].sqlite)
+    for subject in SUBJECTS:
+        for found in load(subject).values():
+            sql = found.sqlite
+            if not sql:
+                continue  # of another dialect
+            numbered = max(map(int, re.findall(r"\?(\d+)", sql)), default=0)
+            connection.execute(f"EXPLAIN {sql}", [None] * (numbered or sql.count("?")))
     connection.close()
+
+
+def test_parameters_in_each_style() -> None:
+    written = "SELECT '?' -- why?\n FROM t WHERE a = ?2 AND b = ?1 OR c = ?2 AND d LIKE '%'"
+    assert styled(written, "qmark").sql == written
+    dollar = styled(written, "dollar")
+    assert dollar.sql.split("\n")[1] == " FROM t WHERE a = $2 AND b = $1 OR c = $2 AND d LIKE '%'"
+    assert dollar.arranged("xy") == "xy"
+    percent = styled(written, "format")
+    assert percent.sql.split("\n")[1] == " FROM t WHERE a = %s AND b = %s OR c = %s AND d LIKE '%%'"
+    assert percent.arranged("xy") == ["y", "x", "y"]
+    assert styled("VALUES (?, ?)", "named").sql == "VALUES (:p1, :p2)"
+    assert styled("VALUES (?, ?)", "format") == ("VALUES (%s, %s)", None)
 
 
 def test_every_table_is_ours_by_name() -> None:
     connection = sqlite3.connect(":memory:")
-    for script in migrations():
+    for script in migrations("sqlite"):
         for statement in split(script):
             connection.execute(statement)
     names = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema")]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from postroad.core.delivery import Delivery, Failure, Position, Settlement
 from postroad.core.message import Message
-from postroad.storage.connection import Connection
 from postroad.storage.migrations import migrations, split
+from postroad.storage.sqlite.connection import SqliteConnection
 from postroad.transports.sql.append import partition_for
 from postroad.transports.sql.places import first_since
 from postroad.transports.sql.rows import (
@@ -52,10 +52,10 @@ MESSAGES = st.builds(
 )
 
 
-def database() -> Connection:
-    connection = sqlite3.connect(":memory:", factory=Connection, isolation_level=None)
+def database() -> SqliteConnection:
+    connection = sqlite3.connect(":memory:", factory=SqliteConnection, isolation_level=None)
     connection.memo = {}
-    for script in migrations():
+    for script in migrations("sqlite"):
         for statement in split(script):
             connection.execute(statement)
     return connection

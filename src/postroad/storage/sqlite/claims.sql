@@ -3,7 +3,7 @@ INSERT INTO postroad_claims VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: returned
 SELECT c.id, c.stream_id, c.first_offset, c.size, c.starts, c.alone, c.lost, c.settled,
-       s.partition, s.priority
+       s.part, s.priority
 FROM postroad_claims c JOIN postroad_streams s ON s.id = c.stream_id
 WHERE c.group_id = ? AND c.session_id IS NULL ORDER BY c.stream_id, c.first_offset;
 

@@ -18,7 +18,7 @@ SELECT t.name, g.name, g.id, t.id
 FROM postroad_groups g JOIN postroad_topics t ON t.id = g.topic_id ORDER BY t.name, g.name;
 
 -- name: ends
-SELECT id, partition, priority, first_offset, next_offset, published
+SELECT id, part, priority, first_offset, next_offset, published
 FROM postroad_streams WHERE topic_id = ?;
 
 -- name: cursor_set
@@ -31,17 +31,17 @@ INSERT INTO postroad_cursors VALUES (?, ?, ?, 0)
 ON CONFLICT (group_id, stream_id) DO UPDATE SET next_offset = excluded.next_offset;
 
 -- name: unread
-SELECT s.id, s.partition, s.priority, max(s.first_offset, coalesce(c.next_offset, 0)), s.next_offset
+SELECT s.id, s.part, s.priority, max(s.first_offset, coalesce(c.next_offset, 0)), s.next_offset
 FROM postroad_streams s
 LEFT JOIN postroad_cursors c ON c.group_id = ? AND c.stream_id = s.id
 WHERE s.topic_id = ? AND s.next_offset > coalesce(c.next_offset, 0);
 
 -- name: standing
-SELECT s.id, s.partition, s.priority, s.first_offset, s.next_offset, s.published,
+SELECT s.id, s.part, s.priority, s.first_offset, s.next_offset, s.published,
        coalesce(c.next_offset, 0), coalesce(c.base, 0)
 FROM postroad_streams s
 LEFT JOIN postroad_cursors c ON c.group_id = ? AND c.stream_id = s.id
-WHERE s.topic_id = ? ORDER BY s.partition, s.priority;
+WHERE s.topic_id = ? ORDER BY s.part, s.priority;
 
 -- name: count
 INSERT INTO postroad_counters VALUES (?, ?, ?)
@@ -59,7 +59,7 @@ DELETE FROM postroad_claims WHERE group_id = ?;
 -- name: forget_retries
 DELETE FROM postroad_retries WHERE group_id = ? AND EXISTS (
     SELECT 1 FROM postroad_messages
-    WHERE position = postroad_retries.stream_id << 40 | postroad_retries.offset);
+    WHERE position = postroad_retries.stream_id << 40 | postroad_retries.log_offset);
 
 -- name: unpark_lanes
 UPDATE postroad_dead_letters SET parks = 0 WHERE group_id = ? AND parks;

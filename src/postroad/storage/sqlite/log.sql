@@ -15,10 +15,10 @@ VALUES (?, ?, ?, ?, ?, ?);
 UPDATE postroad_topics SET partitions = ?, age_us = ?, size = ?, consumed = ? WHERE id = ?;
 
 -- name: streams
-SELECT partition, priority, id, next_offset, last_us FROM postroad_streams WHERE topic_id = ?;
+SELECT part, priority, id, next_offset, last_us FROM postroad_streams WHERE topic_id = ?;
 
 -- name: stream_insert
-INSERT INTO postroad_streams (topic_id, partition, priority) VALUES (?, ?, ?);
+INSERT INTO postroad_streams (topic_id, part, priority) VALUES (?, ?, ?);
 
 -- name: stream_advance
 UPDATE postroad_streams
@@ -32,17 +32,17 @@ INSERT INTO postroad_messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
 INSERT OR IGNORE INTO postroad_origins VALUES (?, ?, ?, ?, ?);
 
 -- name: origin
-SELECT type, source, content_type, schema FROM postroad_origins WHERE id = ?;
+SELECT type, source, content_type, data_schema FROM postroad_origins WHERE id = ?;
 
 -- name: schedule
 INSERT INTO postroad_scheduled
-    (topic_id, partition, priority, due_us,
-     id, origin, key, time_us, appended_us, expires_at_us, data, envelope)
+    (topic_id, part, priority, due_us,
+     id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: due
-SELECT number, topic_id, partition, priority,
-       id, origin, key, time_us, appended_us, expires_at_us, data, envelope
+SELECT number, topic_id, part, priority,
+       id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope
 FROM postroad_scheduled WHERE due_us <= ? ORDER BY due_us, number LIMIT ?;
 
 -- name: next_due
@@ -67,7 +67,7 @@ SELECT tokens, at_us FROM postroad_permits WHERE name = ?;
 INSERT OR REPLACE INTO postroad_permits VALUES (?, ?, ?);
 
 -- name: read
-SELECT position, id, origin, key, time_us, appended_us, expires_at_us, data, envelope
+SELECT position, id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope
 FROM postroad_messages WHERE position >= ? AND position < ? ORDER BY position LIMIT ?;
 
 -- name: appended

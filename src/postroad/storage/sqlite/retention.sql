@@ -3,7 +3,7 @@ SELECT id, age_us, size, consumed FROM postroad_topics
 WHERE age_us IS NOT NULL OR size IS NOT NULL OR consumed;
 
 -- name: streams
-SELECT id, first_offset, next_offset, bytes, partition, priority
+SELECT id, first_offset, next_offset, bytes, part, priority
 FROM postroad_streams WHERE topic_id = ?;
 
 -- name: groups

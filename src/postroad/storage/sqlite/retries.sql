@@ -1,48 +1,48 @@
 -- name: due
-SELECT number, stream_id, offset, lane, due_us, attempts, starts, alone, lost, turn, failures,
-       id, origin, key, time_us, appended_us, expires_at_us, data, envelope
+SELECT number, stream_id, log_offset, lane, due_us, attempts, starts, alone, lost, turn, failures,
+       id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope
 FROM postroad_retries
-WHERE group_id = ? AND session_id IS NULL AND due_us <= ? ORDER BY due_us, stream_id, offset
+WHERE group_id = ? AND session_id IS NULL AND due_us <= ? ORDER BY due_us, stream_id, log_offset
 LIMIT ?;
 
 -- name: due_in_stream
-SELECT number, stream_id, offset, lane, due_us, attempts, starts, alone, lost, turn, failures,
-       id, origin, key, time_us, appended_us, expires_at_us, data, envelope
+SELECT number, stream_id, log_offset, lane, due_us, attempts, starts, alone, lost, turn, failures,
+       id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope
 FROM postroad_retries r
 WHERE group_id = ?1 AND stream_id = ?2 AND session_id IS NULL AND due_us <= ?3
     AND (lane IS NULL
         OR NOT EXISTS (
             SELECT 1 FROM postroad_retries e
             WHERE e.group_id = ?1 AND e.stream_id = ?2 AND e.lane = r.lane
-                AND e.session_id IS NULL AND e.offset < r.offset)
+                AND e.session_id IS NULL AND e.log_offset < r.log_offset)
         AND NOT EXISTS (
             SELECT 1 FROM postroad_dead_letters d
             WHERE d.group_id = ?1 AND d.stream_id = ?2 AND d.lane = r.lane
-                AND d.offset < r.offset AND d.parks))
-ORDER BY due_us, offset LIMIT ?4;
+                AND d.log_offset < r.log_offset AND d.parks))
+ORDER BY due_us, log_offset LIMIT ?4;
 
 -- name: line
-SELECT number, stream_id, offset, lane, due_us, attempts, starts, alone, lost, turn, failures,
-       id, origin, key, time_us, appended_us, expires_at_us, data, envelope, session_id
+SELECT number, stream_id, log_offset, lane, due_us, attempts, starts, alone, lost, turn, failures,
+       id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope, session_id
 FROM postroad_retries
-WHERE group_id = ? AND stream_id = ? AND lane = ? ORDER BY offset LIMIT ?;
+WHERE group_id = ? AND stream_id = ? AND lane = ? ORDER BY log_offset LIMIT ?;
 
 -- name: first_waiting
-SELECT offset FROM postroad_retries
-WHERE group_id = ? AND stream_id = ? AND lane = ? AND session_id IS NULL ORDER BY offset LIMIT 1;
+SELECT log_offset FROM postroad_retries
+WHERE group_id = ? AND stream_id = ? AND lane = ? AND session_id IS NULL ORDER BY log_offset LIMIT 1;
 
 -- name: first_parking
-SELECT min(offset) FROM postroad_dead_letters
+SELECT min(log_offset) FROM postroad_dead_letters
 WHERE group_id = ? AND stream_id = ? AND lane = ? AND parks;
 
 -- name: any_parking
 SELECT 1 FROM postroad_dead_letters WHERE group_id = ? AND parks LIMIT 1;
 
 -- name: streams
-SELECT id, partition, priority FROM postroad_streams WHERE topic_id = ?;
+SELECT id, part, priority FROM postroad_streams WHERE topic_id = ?;
 
 -- name: stream
-SELECT partition, priority FROM postroad_streams WHERE id = ?;
+SELECT part, priority FROM postroad_streams WHERE id = ?;
 
 -- name: next_due
 SELECT min(due_us) FROM postroad_retries WHERE group_id = ? AND session_id IS NULL;
@@ -53,37 +53,37 @@ SET session_id = ?, due_us = 0, begun = (starts = 0), lost = 0, turn = turn + 1
 WHERE number = ?;
 
 -- name: insert
-WITH new (group_id, stream_id, offset, lane, due_us) AS (
-    SELECT ?1, ?2, ?3, CASE ?4 WHEN 'key' THEN key WHEN 'total' THEN '' END, ?5
+WITH new (group_id, stream_id, log_offset, lane, due_us) AS (
+    SELECT ?1, ?2, ?3, CASE ?4 WHEN 'key' THEN message_key WHEN 'total' THEN '' END, ?5
     FROM postroad_messages WHERE position = ?9)
 INSERT INTO postroad_retries
-    (group_id, stream_id, offset, lane, due_us, session_id, attempts, starts, alone, lost, failures,
-     id, origin, key, time_us, appended_us, expires_at_us, data, envelope)
-SELECT n.group_id, n.stream_id, n.offset, n.lane,
+    (group_id, stream_id, log_offset, lane, due_us, session_id, attempts, starts, alone, lost, failures,
+     id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope)
+SELECT n.group_id, n.stream_id, n.log_offset, n.lane,
        CASE WHEN EXISTS (
            SELECT 1 FROM postroad_retries e
            WHERE e.group_id = n.group_id AND e.stream_id = n.stream_id AND e.lane = n.lane
-               AND e.session_id IS NULL AND e.offset < n.offset AND e.due_us >= n.due_us
+               AND e.session_id IS NULL AND e.log_offset < n.log_offset AND e.due_us >= n.due_us
                AND (e.due_us < 1 << 62 OR n.due_us = 0))
        OR EXISTS (
            SELECT 1 FROM postroad_dead_letters d
            WHERE d.group_id = n.group_id AND d.stream_id = n.stream_id AND d.lane = n.lane
-               AND d.offset < n.offset AND d.parks)
+               AND d.log_offset < n.log_offset AND d.parks)
        THEN 1 << 62 ELSE n.due_us END,
        NULL, ?6, ?7, ?8, ?10, ?11,
-       id, origin, key, time_us, appended_us, expires_at_us, data, envelope
+       id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope
 FROM postroad_messages m, new n WHERE m.position = ?9;
 
 -- name: hush
 UPDATE postroad_retries SET due_us = 1 << 62
 WHERE due_us <= ?5 AND number = (
     SELECT number FROM postroad_retries
-    WHERE group_id = ?1 AND stream_id = ?2 AND lane = ?3 AND session_id IS NULL AND offset > ?4
-    ORDER BY offset LIMIT 1);
+    WHERE group_id = ?1 AND stream_id = ?2 AND lane = ?3 AND session_id IS NULL AND log_offset > ?4
+    ORDER BY log_offset LIMIT 1);
 
 -- name: park_line
 UPDATE postroad_retries SET due_us = 1 << 62
-WHERE group_id = ? AND stream_id = ? AND lane = ? AND session_id IS NULL AND offset > ?
+WHERE group_id = ? AND stream_id = ? AND lane = ? AND session_id IS NULL AND log_offset > ?
     AND due_us <> 1 << 62;
 
 -- name: next_in_line
@@ -91,14 +91,14 @@ UPDATE postroad_retries SET due_us = 0
 WHERE due_us = 1 << 62 AND number = (
     SELECT number FROM postroad_retries
     WHERE group_id = ?1 AND stream_id = ?2 AND lane = ?3 AND session_id IS NULL
-    ORDER BY offset LIMIT 1)
+    ORDER BY log_offset LIMIT 1)
 AND NOT EXISTS (
     SELECT 1 FROM postroad_dead_letters d
     WHERE d.group_id = ?1 AND d.stream_id = ?2 AND d.lane = ?3 AND d.parks
-        AND d.offset < postroad_retries.offset);
+        AND d.log_offset < postroad_retries.log_offset);
 
 -- name: held
-SELECT group_id, stream_id, lane, offset FROM postroad_retries
+SELECT group_id, stream_id, lane, log_offset FROM postroad_retries
 WHERE number = ? AND session_id = ? AND turn = ?;
 
 -- name: again
@@ -107,12 +107,12 @@ SET session_id = NULL, attempts = ?2, failures = ?3, starts = 0, alone = 0, begu
     due_us = CASE WHEN EXISTS (
         SELECT 1 FROM postroad_retries e
         WHERE e.group_id = r.group_id AND e.stream_id = r.stream_id AND e.lane = r.lane
-            AND e.session_id IS NULL AND e.offset < r.offset AND e.due_us >= ?1
+            AND e.session_id IS NULL AND e.log_offset < r.log_offset AND e.due_us >= ?1
                AND (e.due_us < 1 << 62 OR ?1 = 0))
     OR EXISTS (
         SELECT 1 FROM postroad_dead_letters d
         WHERE d.group_id = r.group_id AND d.stream_id = r.stream_id AND d.lane = r.lane
-            AND d.offset < r.offset AND d.parks)
+            AND d.log_offset < r.log_offset AND d.parks)
     THEN 1 << 62 ELSE ?1 END
 WHERE number = ?4;
 
@@ -124,22 +124,22 @@ UPDATE postroad_retries SET session_id = NULL WHERE number = ? AND session_id = 
 
 -- name: bury
 INSERT INTO postroad_dead_letters
-    (group_id, stream_id, offset, lane, parks, died_us, failures,
-     id, origin, key, time_us, appended_us, expires_at_us, data, envelope)
-SELECT ?1, ?2, ?3, CASE ?4 WHEN 'key' THEN key WHEN 'total' THEN '' END, ?5, ?6, ?7,
-       id, origin, key, time_us, appended_us, expires_at_us, data, envelope
+    (group_id, stream_id, log_offset, lane, parks, died_us, failures,
+     id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope)
+SELECT ?1, ?2, ?3, CASE ?4 WHEN 'key' THEN message_key WHEN 'total' THEN '' END, ?5, ?6, ?7,
+       id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope
 FROM postroad_messages WHERE position = ?8;
 
 -- name: bury_held
 INSERT INTO postroad_dead_letters
-    (group_id, stream_id, offset, lane, parks, died_us, failures,
-     id, origin, key, time_us, appended_us, expires_at_us, data, envelope)
-SELECT group_id, stream_id, offset, lane, ?, ?, ?,
-       id, origin, key, time_us, appended_us, expires_at_us, data, envelope
+    (group_id, stream_id, log_offset, lane, parks, died_us, failures,
+     id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope)
+SELECT group_id, stream_id, log_offset, lane, ?, ?, ?,
+       id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope
 FROM postroad_retries WHERE number = ?;
 
 -- name: standing
-SELECT s.partition, r.session_id IS NULL, count(*), min(r.appended_us)
+SELECT s.part, r.session_id IS NULL, count(*), min(r.appended_us)
 FROM postroad_retries r JOIN postroad_streams s ON s.id = r.stream_id
 WHERE r.group_id = ? GROUP BY 1, 2;
 

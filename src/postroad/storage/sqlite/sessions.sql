@@ -46,10 +46,10 @@ DELETE FROM postroad_owners WHERE session_id = ?;
 SELECT partitions FROM postroad_topics WHERE id = ?;
 
 -- name: owners
-SELECT partition, session_id, revoked_us FROM postroad_owners WHERE group_id = ?;
+SELECT part, session_id, revoked_us FROM postroad_owners WHERE group_id = ?;
 
 -- name: owned
-SELECT partition, fence FROM postroad_owners
+SELECT part, fence FROM postroad_owners
 WHERE group_id = ? AND session_id = ? AND revoked_us IS NULL;
 
 -- name: own
@@ -62,17 +62,17 @@ UPDATE postroad_fence SET value = value + 1;
 SELECT value FROM postroad_fence;
 
 -- name: revoke
-UPDATE postroad_owners SET revoked_us = ? WHERE group_id = ? AND partition = ?;
+UPDATE postroad_owners SET revoked_us = ? WHERE group_id = ? AND part = ?;
 
 -- name: release
-DELETE FROM postroad_owners WHERE group_id = ? AND partition = ? AND session_id = ?;
+DELETE FROM postroad_owners WHERE group_id = ? AND part = ? AND session_id = ?;
 
 -- name: release_claims
 UPDATE postroad_claims SET session_id = NULL, lost = lost | ?
 WHERE session_id = ? AND stream_id IN
-    (SELECT id FROM postroad_streams WHERE topic_id = ? AND partition = ?);
+    (SELECT id FROM postroad_streams WHERE topic_id = ? AND part = ?);
 
 -- name: release_retries
 UPDATE postroad_retries SET session_id = NULL, lost = lost | ?
 WHERE session_id = ? AND stream_id IN
-    (SELECT id FROM postroad_streams WHERE topic_id = ? AND partition = ?);
+    (SELECT id FROM postroad_streams WHERE topic_id = ? AND part = ?);

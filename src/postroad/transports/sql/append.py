@@ -15,7 +15,7 @@ from postroad.storage.statements import load
 from postroad.transports.sql.rows import OFFSET_BITS, Origins, Row, envelope
 from postroad.transports.sql.topics import Stream, TopicLog, ensure_topic, topic_log
 
-_SQL = load("sqlite", "log")
+_SQL = load("log")
 _APPEND, _ADVANCE, _DUE = _SQL["append"], _SQL["stream_advance"], _SQL["due"]
 _NEXT_DUE, _SCHEDULE, _FORGET = _SQL["next_due"], _SQL["schedule"], _SQL["scheduled_delete"]
 _NEXT = "next due"

@@ -14,7 +14,7 @@ from postroad.transports.sql.rows import OFFSET_BITS, OFFSET_MASK, Origins, plac
 from postroad.transports.sql.tokens import Chunk, Held
 from postroad.transports.sql.topics import topic_id
 
-_ENDS, _READ = load("sqlite", "groups")["ends"], load("sqlite", "log")["read"]
+_ENDS, _READ = load("groups")["ends"], load("log")["read"]
 _AT_ONCE = 200
 
 

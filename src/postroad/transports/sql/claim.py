@@ -13,8 +13,8 @@ from postroad.transports.sql.groups import Membership
 from postroad.transports.sql.rows import OFFSET_BITS, OFFSET_MASK, Origins, Row
 from postroad.transports.sql.tokens import FRESH, Chunk, Claim, Claimed, Held, Past, Request
 
-_LOG, _GROUPS = load("sqlite", "log"), load("sqlite", "groups")
-_CLAIMS, _RETRIES = load("sqlite", "claims"), load("sqlite", "retries")
+_LOG, _GROUPS = load("log"), load("groups")
+_CLAIMS, _RETRIES = load("claims"), load("retries")
 _READ, _UNREAD, _ADVANCE = _LOG["read"], _GROUPS["unread"], _GROUPS["cursor_advance"]
 _APPENDED, _INSERT, _ANY_RETURNED = _LOG["appended"], _CLAIMS["insert"], _CLAIMS["any_returned"]
 _NEXT_DUE, _EXPIRES, _KEY = _RETRIES["next_due"], -3, -6

@@ -12,8 +12,8 @@ from postroad.storage.statements import load
 from postroad.transports.sql import groups
 from postroad.transports.sql.rows import Origin, Origins, Row, exposed, failures_of, message_of
 
-_SQL = load("sqlite", "reports")
-_NEXT_IN_LINE = load("sqlite", "retries")["next_in_line"]
+_SQL = load("reports")
+_NEXT_IN_LINE = load("retries")["next_in_line"]
 _DUE = 0
 """At once, on any clock: one that is set back must not hold up what was redriven."""
 

@@ -11,8 +11,8 @@ from postroad.storage.connection import Connection
 from postroad.storage.statements import load
 from postroad.transports.sql import places
 
-_SQL = load("sqlite", "groups")
-_TOPIC, _TOPICS = load("sqlite", "log")["topic"], load("sqlite", "log")["topics"]
+_SQL = load("groups")
+_TOPIC, _TOPICS = load("log")["topic"], load("log")["topics"]
 
 
 @dataclass(frozen=True, slots=True)

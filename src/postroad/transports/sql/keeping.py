@@ -16,9 +16,9 @@ from postroad.transports.sql.append import partition_for
 from postroad.transports.sql.rows import Origins, encoded_failures, envelope
 from postroad.transports.sql.topics import ensure_topic, topic_log
 
-_SQL = load("sqlite", "reports")
-_ADVANCE = load("sqlite", "log")["stream_advance"]
-_PASS = load("sqlite", "groups")["cursor_advance"]
+_SQL = load("reports")
+_ADVANCE = load("log")["stream_advance"]
+_PASS = load("groups")["cursor_advance"]
 
 
 @dataclass(frozen=True)

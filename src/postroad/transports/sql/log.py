@@ -15,7 +15,7 @@ from postroad.transports.sql.append import Appender
 from postroad.transports.sql.rows import Origins
 
 R = TypeVar("R")
-_NEXT_DUE = load("sqlite", "log")["next_due"]
+_NEXT_DUE = load("log")["next_due"]
 
 
 class Listener:
@@ -79,10 +79,10 @@ class Log:
         return self._database
 
     def write(
-        self, operation: Callable[[Connection], R], *, durable: bool = True
+        self, operation: Callable[[Connection], R], *, scope: str = "", durable: bool = True
     ) -> asyncio.Future[R]:
         """See `Database.write`."""
-        return self.database.write(operation, durable=durable)
+        return self.database.write(operation, scope=scope, durable=durable)
 
     def read(self, function: Callable[[Connection], R]) -> asyncio.Future[R]:
         """See `Database.read`."""

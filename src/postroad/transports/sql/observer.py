@@ -21,7 +21,7 @@ from postroad.transports.sql.log import Listener, Log
 from postroad.transports.sql.rows import OFFSET_BITS, OFFSET_MASK
 from postroad.transports.sql.tokens import Chunk, Held
 
-_LOG, _GROUPS = load("sqlite", "log"), load("sqlite", "groups")
+_LOG, _GROUPS = load("log"), load("groups")
 _LONGEST = 1.0
 
 

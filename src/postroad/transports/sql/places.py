@@ -13,7 +13,7 @@ from postroad.storage.connection import Connection
 from postroad.storage.statements import load
 from postroad.transports.sql import rows
 
-_APPENDED = load("sqlite", "log")["appended"]
+_APPENDED = load("log")["appended"]
 
 
 def offsets(

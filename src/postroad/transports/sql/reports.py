@@ -12,8 +12,8 @@ from postroad.storage.statements import load
 from postroad.transports.sql import groups, places
 from postroad.transports.sql.rows import OFFSET_BITS
 
-_SQL, _GROUPS = load("sqlite", "reports"), load("sqlite", "groups")
-_CLAIMS, _RETRIES, _LOG = load("sqlite", "claims"), load("sqlite", "retries"), load("sqlite", "log")
+_SQL, _GROUPS = load("reports"), load("groups")
+_CLAIMS, _RETRIES, _LOG = load("claims"), load("retries"), load("log")
 _ASIDE = ("trimmed", "duplicates")
 
 

@@ -11,7 +11,7 @@ from postroad.transports.sql import groups, places
 from postroad.transports.sql.rows import OFFSET_BITS
 
 _Topic: TypeAlias = tuple[int, int | None, int | None, int]
-_SQL, _GROUPS = load("sqlite", "retention"), load("sqlite", "groups")
+_SQL, _GROUPS = load("retention"), load("groups")
 CHUNK = 1000
 """Messages removed in one transaction: about a millisecond of the write lock."""
 

@@ -14,7 +14,7 @@ from postroad.core.message import NO_HEADERS, Message
 from postroad.storage.connection import Connection
 from postroad.storage.statements import load
 
-_SQL = load("sqlite", "log")
+_SQL = load("log")
 _ORIGIN, _ORIGIN_INSERT = _SQL["origin"], _SQL["origin_insert"]
 
 OFFSET_BITS = 40

@@ -10,7 +10,7 @@ from postroad.storage.connection import Connection
 from postroad.storage.statements import load
 from postroad.transports.sql.groups import Membership, reads
 
-_SQL = load("sqlite", "sessions")
+_SQL = load("sessions")
 _LEASE, _RENEW, _EXPIRED = _SQL["lease"], _SQL["renew"], _SQL["expired"]
 _REVOCATION_US = 10_000_000
 """How long an owner may finish what it has of a partition that is wanted elsewhere."""
@@ -42,7 +42,7 @@ def join(
 ) -> Session:
     """Become a member."""
     values = (name, source, owner, lease_us, now_us + lease_us)
-    return Session(int(connection.execute(_SQL["join"], values).lastrowid or 0), name, lease_us)
+    return Session(connection.insert(_SQL["join"], values), name, lease_us)
 
 
 def alive(connection: Connection, session: int, now_us: int) -> int | None:

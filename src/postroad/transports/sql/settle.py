@@ -14,7 +14,7 @@ from postroad.transports.sql import groups, sessions
 from postroad.transports.sql.rows import OFFSET_BITS, OFFSET_MASK, attempts_in, failures_in
 from postroad.transports.sql.tokens import Claim, Held, Lane, Numbers
 
-_CLAIMS, _RETRIES = load("sqlite", "claims"), load("sqlite", "retries")
+_CLAIMS, _RETRIES = load("claims"), load("retries")
 _WHOLE, _SETTLED = _CLAIMS["settle_whole"], _CLAIMS["settled"]
 
 

@@ -12,7 +12,7 @@ from postroad.storage.connection import Connection
 from postroad.storage.statements import load
 from postroad.transports.sql import groups
 
-_SQL = load("sqlite", "log")
+_SQL = load("log")
 _TOPIC, _STREAMS, _STREAM_INSERT = _SQL["topic"], _SQL["streams"], _SQL["stream_insert"]
 
 
@@ -39,8 +39,7 @@ class TopicLog:
         """The stream, created if it is the first message of its priority."""
         found = self.streams.get((partition, priority))
         if found is None:
-            cursor = connection.execute(_STREAM_INSERT, (self.id, partition, priority))
-            found = Stream(int(cursor.lastrowid or 0), 0)
+            found = Stream(connection.insert(_STREAM_INSERT, (self.id, partition, priority)), 0)
             self.streams[partition, priority] = found
         return found
 
@@ -76,8 +75,8 @@ def ensure_topic(connection: Connection, topic: Topic[Any], now_us: int) -> Topi
     )
     row = connection.execute(_TOPIC, (topic.name,)).fetchone()
     if row is None:
-        cursor = connection.execute(_SQL["topic_insert"], (topic.name, *settings, now_us))
-        topic_id, existing = int(cursor.lastrowid or 0), 0
+        values = (topic.name, *settings, now_us)
+        topic_id, existing = connection.insert(_SQL["topic_insert"], values), 0
     else:
         topic_id, existing = row[0], row[1]
         if existing > topic.partition_count:

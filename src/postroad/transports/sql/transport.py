@@ -19,8 +19,10 @@ from postroad.core.subscription import Subscription
 from postroad.core.topic import Topic
 from postroad.core.transport import Consumer, Kept, Plan
 from postroad.errors import GroupActiveError, NotSupportedError, PostroadError
-from postroad.storage.connection import Connection, Place
+from postroad.storage.connection import Connection
 from postroad.storage.database import Database
+from postroad.storage.opening import place_of
+from postroad.storage.place import Place
 from postroad.storage.statements import load
 from postroad.transports.sql import browse, dead, groups, keeping, reports, retention, sessions
 from postroad.transports.sql.append import forget_next_due
@@ -30,19 +32,11 @@ from postroad.transports.sql.log import Log
 from postroad.transports.sql.observer import Observer
 from postroad.transports.sql.publisher import Publisher
 from postroad.transports.sql.topics import ensure_topic
-from postroad.transports.sql.url import parse
 
-_LOG = load("sqlite", "log")
+_LOG = load("log")
 _RETENTION_EVERY = 1.0
 _TOKEN_KEPT_US = 7 * 24 * 3600 * 1_000_000
 """How long the token of a `publish_once` is remembered: seven days."""
-_RISK = {
-    "full": "a power cut loses nothing acknowledged; the loss of the disk loses everything",
-    "normal": (
-        "a power cut may lose the last commits; a crash of the process loses nothing; the loss of "
-        "the disk loses everything"
-    ),
-}
 
 
 class SqliteTransport:
@@ -58,7 +52,7 @@ class SqliteTransport:
     """
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
-        self._place = parse(url)
+        self._place = place_of(url)
         self._log = Log(clock or SystemClock())
         self._publisher = Publisher(self._log)
         self._notices = NoticeQueue()
@@ -76,7 +70,7 @@ class SqliteTransport:
     @property
     def commits(self) -> int:
         """Write transactions so far: how well publishes are grouped."""
-        return self._log.database.writer.commits
+        return self._log.database.commits
 
     async def open(
         self, topics: Sequence[Topic[Any]], subscriptions: Sequence[Subscription]
@@ -341,5 +335,5 @@ def _capabilities(place: Place) -> Capabilities:
         patterns=True,
         retention=frozenset({"age", "size", "consumed"}),
         lease=True,
-        risk=_RISK[place.durability],
+        risk=place.risk,
     )

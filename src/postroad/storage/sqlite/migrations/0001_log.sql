@@ -12,20 +12,20 @@ CREATE TABLE postroad_topics (
 CREATE TABLE postroad_streams (
     id INTEGER PRIMARY KEY,
     topic_id INTEGER NOT NULL,
-    partition INTEGER NOT NULL,
+    part INTEGER NOT NULL,
     priority INTEGER NOT NULL,
     first_offset INTEGER NOT NULL DEFAULT 0,
     next_offset INTEGER NOT NULL DEFAULT 0,
     published INTEGER NOT NULL DEFAULT 0,
     bytes INTEGER NOT NULL DEFAULT 0,
     last_us INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (topic_id, partition, priority)
+    UNIQUE (topic_id, part, priority)
 );
 CREATE TABLE postroad_messages (
     position INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
     origin INTEGER NOT NULL,
-    key TEXT,
+    message_key TEXT,
     time_us INTEGER NOT NULL,
     appended_us INTEGER NOT NULL,
     expires_at_us INTEGER,
@@ -38,18 +38,18 @@ CREATE TABLE postroad_origins (
     type TEXT NOT NULL,
     source TEXT NOT NULL,
     content_type TEXT NOT NULL,
-    schema TEXT
+    data_schema TEXT
 );
 -- Delayed messages, until they take their place in the log.
 CREATE TABLE postroad_scheduled (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     topic_id INTEGER NOT NULL,
-    partition INTEGER NOT NULL,
+    part INTEGER NOT NULL,
     priority INTEGER NOT NULL,
     due_us INTEGER NOT NULL,
     id TEXT NOT NULL,
     origin INTEGER NOT NULL,
-    key TEXT,
+    message_key TEXT,
     time_us INTEGER NOT NULL,
     appended_us INTEGER NOT NULL,
     expires_at_us INTEGER,
@@ -112,11 +112,11 @@ CREATE TABLE postroad_sessions (
 );
 CREATE TABLE postroad_owners (
     group_id INTEGER NOT NULL,
-    partition INTEGER NOT NULL,
+    part INTEGER NOT NULL,
     session_id INTEGER NOT NULL,
     revoked_us INTEGER,
     fence INTEGER NOT NULL,
-    PRIMARY KEY (group_id, partition)
+    PRIMARY KEY (group_id, part)
 ) WITHOUT ROWID;
 -- The last fence that was given out: each owner of a partition gets a higher one than all before.
 CREATE TABLE postroad_fence (value INTEGER NOT NULL);
@@ -147,7 +147,7 @@ CREATE TABLE postroad_retries (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     group_id INTEGER NOT NULL,
     stream_id INTEGER NOT NULL,
-    offset INTEGER NOT NULL,
+    log_offset INTEGER NOT NULL,
     lane TEXT,
     due_us INTEGER NOT NULL,
     session_id INTEGER,
@@ -160,18 +160,18 @@ CREATE TABLE postroad_retries (
     failures BLOB,
     id TEXT NOT NULL,
     origin INTEGER NOT NULL,
-    key TEXT,
+    message_key TEXT,
     time_us INTEGER NOT NULL,
     appended_us INTEGER NOT NULL,
     expires_at_us INTEGER,
     data BLOB NOT NULL,
     envelope BLOB
 );
-CREATE INDEX postroad_retries_due ON postroad_retries (group_id, due_us, stream_id, offset)
+CREATE INDEX postroad_retries_due ON postroad_retries (group_id, due_us, stream_id, log_offset)
     WHERE session_id IS NULL;
-CREATE INDEX postroad_retries_stream ON postroad_retries (group_id, stream_id, due_us, offset)
+CREATE INDEX postroad_retries_stream ON postroad_retries (group_id, stream_id, due_us, log_offset)
     WHERE session_id IS NULL;
-CREATE INDEX postroad_retries_lane ON postroad_retries (group_id, stream_id, lane, offset)
+CREATE INDEX postroad_retries_lane ON postroad_retries (group_id, stream_id, lane, log_offset)
     WHERE lane IS NOT NULL;
 CREATE INDEX postroad_retries_session ON postroad_retries (session_id)
     WHERE session_id IS NOT NULL;
@@ -179,21 +179,21 @@ CREATE TABLE postroad_dead_letters (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     group_id INTEGER NOT NULL,
     stream_id INTEGER NOT NULL,
-    offset INTEGER NOT NULL,
+    log_offset INTEGER NOT NULL,
     lane TEXT,
     parks INTEGER NOT NULL,
     died_us INTEGER NOT NULL,
     failures BLOB,
     id TEXT NOT NULL,
     origin INTEGER NOT NULL,
-    key TEXT,
+    message_key TEXT,
     time_us INTEGER NOT NULL,
     appended_us INTEGER NOT NULL,
     expires_at_us INTEGER,
     data BLOB NOT NULL,
     envelope BLOB
 );
-CREATE INDEX postroad_dead_letters_group ON postroad_dead_letters (group_id, appended_us, stream_id, offset);
+CREATE INDEX postroad_dead_letters_group ON postroad_dead_letters (group_id, appended_us, stream_id, log_offset);
 -- Dead letters behind which their lane waits.
-CREATE INDEX postroad_dead_letters_parks ON postroad_dead_letters (group_id, stream_id, lane, offset)
+CREATE INDEX postroad_dead_letters_parks ON postroad_dead_letters (group_id, stream_id, lane, log_offset)
     WHERE parks;

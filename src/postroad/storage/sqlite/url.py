@@ -1,4 +1,4 @@
-"""The URL of the road: which file, and how durable."""
+"""sqlite:// URLs: which file, and how durable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from postroad.errors import InvalidURLError
-from postroad.storage.connection import Place
+from postroad.storage.sqlite.connection import SqlitePlace
 
 _KNOWN = {
     "durability": "full (default) or normal",
@@ -18,11 +18,11 @@ _UNITS = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)?")
 
 
-def parse(url: str) -> Place:
+def parse(url: str) -> SqlitePlace:
     """The place that a URL names. Relative paths are of the current directory, now.
 
     Raises:
-        InvalidURLError: no file, or a parameter that this road does not have.
+        InvalidURLError: no file, or a parameter that there is not.
     """
     parts = urlsplit(url)
     if parts.scheme != "sqlite":
@@ -39,7 +39,7 @@ def parse(url: str) -> Place:
             "memory://"
         )
     options = _options(parts.query)
-    return Place(
+    return SqlitePlace(
         path=Path(path).absolute(),
         durability=_durability(options.get("durability", "full")),
         busy=_seconds(options.get("busy", "5s")),

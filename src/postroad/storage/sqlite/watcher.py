@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from postroad.errors import StorageError
-from postroad.storage.connection import Connection, Place, connect
+from postroad.storage.connection import Connection
 
 _FIRST = 0.005
 _LONGEST = 0.05
@@ -21,8 +21,8 @@ class Watcher:
     happens, and only while somebody waits.
     """
 
-    def __init__(self, place: Place, changed: Callable[[], None]) -> None:
-        self._place = place
+    def __init__(self, connect: Callable[[], Connection], changed: Callable[[], None]) -> None:
+        self._connect = connect
         self._changed = changed
         self._waiters = 0
         self._wanted = threading.Event()
@@ -56,7 +56,7 @@ class Watcher:
                 break
             try:
                 if connection is None:
-                    connection = connect(self._place, read_only=True)
+                    connection = self._connect()
                 version = connection.execute("PRAGMA data_version").fetchone()[0]
             except (sqlite3.Error, StorageError):
                 pause = _LONGEST  # the waiters ask the database themselves now and then

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from postroad.errors import InvalidURLError
+from postroad.storage.sqlite.url import parse
 from postroad.transports.sql import SqliteTransport
-from postroad.transports.sql.url import parse
 
 
 def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+-- sequences: tables for it.

@@ -1,0 +1,1 @@
+-- idempotency: tables for it.

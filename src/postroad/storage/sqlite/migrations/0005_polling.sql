@@ -1,0 +1,1 @@
+-- polling: tables for it.
