@@ -67,6 +67,10 @@ class Connection(Protocol):
         """Insert one row into a table that numbers its rows; returns the number."""
         ...
 
+    def next_fence(self) -> int:
+        """A higher number than every one that this database gave before."""
+        ...
+
     def lock(self, name: str, /) -> None:
         """Until the transaction ends, nobody else holds the lock of this name. Locks are taken in
         this order, so that nobody waits in a circle: a group's, `topics`, streams by number."""

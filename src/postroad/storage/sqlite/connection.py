@@ -64,6 +64,11 @@ class SqliteConnection(sqlite3.Connection):
         """See `Connection.insert`."""
         return int(self.execute(statement, parameters).lastrowid or 0)
 
+    def next_fence(self) -> int:
+        """See `Connection.next_fence`."""
+        self.execute("UPDATE postroad_fence SET value = value + 1")
+        return int(self.execute("SELECT value FROM postroad_fence").fetchone()[0])
+
     def lock(self, name: str, /) -> None:
         """The one write lock is held already."""
 

@@ -10,6 +10,7 @@ from postroad.storage.statements import load
 from postroad.transports.sql import groups, sessions
 from postroad.transports.sql.append import Appender, next_due
 from postroad.transports.sql.groups import Membership
+from postroad.transports.sql.lines import NEVER, due_behind
 from postroad.transports.sql.rows import OFFSET_BITS, OFFSET_MASK, Origins, Row
 from postroad.transports.sql.tokens import FRESH, Chunk, Claim, Claimed, Held, Past, Request
 
@@ -18,8 +19,6 @@ _CLAIMS, _RETRIES = load("claims"), load("retries")
 _READ, _UNREAD, _ADVANCE = _LOG["read"], _GROUPS["unread"], _GROUPS["cursor_advance"]
 _APPENDED, _INSERT, _ANY_RETURNED = _LOG["appended"], _CLAIMS["insert"], _CLAIMS["any_returned"]
 _NEXT_DUE, _EXPIRES, _KEY = _RETRIES["next_due"], -3, -6
-NEVER = 1 << 62
-"""When what waits behind another one is due by itself."""
 _FRONT = 16
 """Messages of a lane that waited which may be out at once."""
 _WASTE = 20
@@ -404,9 +403,12 @@ class _Claim:
 
     def _join_line(self, member: Membership, stream: int, row: Row, past: Past, lost: int) -> None:
         """Let a message wait behind those of its lane that wait."""
+        place = (member.group_id, stream)
         offset = row[0] & OFFSET_MASK
-        values = (self._request.lane, 0, 0, *past, row[0], lost, None)
-        self._run(_RETRIES["insert"], (member.group_id, stream, offset, *values))
+        lane = "" if self._request.lane == "total" else row[_KEY]
+        due = due_behind(self._connection, *place, lane, offset, 0)
+        values = (offset, lane, due, 0, *past, lost, None)
+        self._run(_RETRIES["insert"], (*place, *values, row[0]))
 
     def _insert(
         self,

@@ -10,6 +10,7 @@ from postroad.core.reports import DeadLetter
 from postroad.storage.connection import Connection
 from postroad.storage.statements import load
 from postroad.transports.sql import groups
+from postroad.transports.sql.lines import due_behind
 from postroad.transports.sql.rows import Origin, Origins, Row, exposed, failures_of, message_of
 
 _SQL = load("reports")
@@ -62,17 +63,27 @@ def discard(connection: Connection, ids: Sequence[str]) -> int:
 def _each(connection: Connection, ids: Sequence[str], outcome: str | None) -> int:
     number = 0
     for id_ in dict.fromkeys(ids):
-        row = connection.execute(_SQL["dead_group"], (id_,)).fetchone() if id_.isdigit() else None
+        row = (
+            connection.execute(_SQL["dead_group"], (int(id_),)).fetchone()
+            if id_.isdigit()
+            else None
+        )
         if row is None:
             continue
-        group, _, lane = row
+        group, stream, lane, offset = row
         if outcome is None:
-            connection.execute(_SQL["redrive"], (_DUE, id_))
+            due = due_behind(connection, group, stream, lane, offset, _DUE)
+            connection.execute(_SQL["redrive"], (due, letter))
         else:
             groups.count(connection, group, outcome, 1)
-        connection.execute(_SQL["dead_delete"], (id_,))
+        connection.execute(_SQL["dead_delete"], (letter,))
         if lane is not None:
-            connection.execute(_NEXT_IN_LINE, row)
+            connection.execute(_NEXT_IN_LINE, (group, stream, lane))
         groups.count(connection, group, "dead", -1)
         number += 1
     return number
+
+
+def _number(id_: str) -> int:
+    """The row that an id names; one that can be none names none."""
+    return int(id_) if id_.isdigit() and len(id_) < 19 else -1

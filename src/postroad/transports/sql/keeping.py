@@ -13,6 +13,7 @@ from postroad.storage.connection import Connection
 from postroad.storage.statements import load
 from postroad.transports.sql import groups
 from postroad.transports.sql.append import partition_for
+from postroad.transports.sql.lines import due_behind
 from postroad.transports.sql.rows import Origins, encoded_failures, envelope
 from postroad.transports.sql.topics import ensure_topic, topic_log
 
@@ -62,10 +63,11 @@ def keep(connection: Connection, origins: Origins, keeping: Keeping, now_us: int
         )
         if one.dead:
             dead += 1
-            died = (*place, keeping.parks, now_us, failures, *values)
+            died = (*place, int(keeping.parks), now_us, failures, *values)
             connection.execute(_SQL["dead_insert"], died)
         else:
-            waits = (*place, one.due_us, one.attempts, failures, *values)
+            due = due_behind(connection, group_id, stream.id, place[3], offset, one.due_us)
+            waits = (*place, due, one.attempts, failures, *values)
             connection.execute(_SQL["adopt"], waits)
     if dead:
         groups.count(connection, group_id, "dead", dead)

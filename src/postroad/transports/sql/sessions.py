@@ -182,8 +182,7 @@ def owned(connection: Connection, session: int, group: int) -> dict[int, int]:
 
 def next_fence(connection: Connection) -> int:
     """A higher fence than every one before."""
-    connection.execute(_SQL["fence_raise"])
-    return int(connection.execute(_SQL["fence"]).fetchone()[0])
+    return connection.next_fence()
 
 
 def release(

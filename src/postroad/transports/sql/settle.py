@@ -11,6 +11,7 @@ from postroad.core.delivery import Settled, Settlement
 from postroad.storage.connection import Connection
 from postroad.storage.statements import load
 from postroad.transports.sql import groups, sessions
+from postroad.transports.sql.lines import due_behind
 from postroad.transports.sql.rows import OFFSET_BITS, OFFSET_MASK, attempts_in, failures_in
 from postroad.transports.sql.tokens import Claim, Held, Lane, Numbers
 
@@ -72,7 +73,7 @@ class Settling:
         self._session = session
         self._numbers = numbers
         self._lane = lane
-        self._parks = parks
+        self._parks = int(parks)
 
     def settle(
         self, connection: Connection, answers: Answers, now_us: int, *, held_lock: bool = False
@@ -165,11 +166,12 @@ class Settling:
     ) -> None:
         offset = claim.first + bit
         where = (claim.group_id, claim.stream_id, offset)
-        values = (self._lane, self._parks, now_us, failures_in(settlement))
+        lane = self._lane_of(settlement)
+        values = (lane, self._parks, now_us, failures_in(settlement))
         position = claim.stream_id << OFFSET_BITS | offset
         connection.execute(_RETRIES["bury"], (*where, *values, position))
         if self._parks:
-            self._park_line(connection, *where, self._lane_of(settlement))
+            self._park_line(connection, *where, lane)
 
     def _retry(
         self,
@@ -181,13 +183,13 @@ class Settling:
     ) -> None:
         offset = claim.first + bit
         where = (claim.group_id, claim.stream_id, offset)
-        due = _due_us(now_us, settlement)
+        due, lane = _due_us(now_us, settlement), self._lane_of(settlement)
+        waits = due_behind(connection, claim.group_id, claim.stream_id, lane, offset, due)
         # Its handler answered, so whatever crash it was suspected of was another's: starts 0.
+        values = (lane, waits, attempts_in(settlement), 0, 0, 0, failures_in(settlement))
         position = claim.stream_id << OFFSET_BITS | offset
-        failures = failures_in(settlement)
-        values = (self._lane, due, attempts_in(settlement), 0, 0, position, 0, failures)
-        connection.execute(_RETRIES["insert"], (*where, *values))
-        self._hush(connection, *where, self._lane_of(settlement), due)
+        connection.execute(_RETRIES["insert"], (*where, *values, position))
+        self._hush(connection, *where, lane, due)
 
     def _lane_of(self, settlement: Settlement) -> str | None:
         if self._lane == "total":
@@ -231,7 +233,8 @@ class Settling:
         failures = failures_in(settlement)
         if settlement.action == "nack":
             due = _due_us(now_us, settlement)
-            values = (due, attempts_in(settlement), failures, token.number)
+            waits = due_behind(connection, group, stream, lane, offset, due)
+            values = (waits, attempts_in(settlement), failures, token.number)
             connection.execute(_RETRIES["again"], values)
             self._hush(connection, group, stream, offset, lane, due)
             return "done"

@@ -196,4 +196,4 @@ CREATE TABLE postroad_dead_letters (
 CREATE INDEX postroad_dead_letters_group ON postroad_dead_letters (group_id, appended_us, stream_id, log_offset);
 -- Dead letters behind which their lane waits.
 CREATE INDEX postroad_dead_letters_parks ON postroad_dead_letters (group_id, stream_id, lane, log_offset)
-    WHERE parks;
+    WHERE parks = 1;

@@ -1,5 +1,6 @@
 -- name: subscription_insert
-INSERT OR IGNORE INTO postroad_subscriptions VALUES (?, ?, ?);
+INSERT INTO postroad_subscriptions (name, source, created_us) VALUES (?, ?, ?)
+ON CONFLICT DO NOTHING;
 
 -- name: subscriptions
 SELECT name, source FROM postroad_subscriptions;
@@ -8,7 +9,8 @@ SELECT name, source FROM postroad_subscriptions;
 SELECT id, since_us, carried FROM postroad_groups WHERE topic_id = ? AND name = ?;
 
 -- name: group_insert
-INSERT OR IGNORE INTO postroad_groups (topic_id, name, since_us) VALUES (?, ?, ?);
+INSERT INTO postroad_groups (topic_id, name, since_us) VALUES (?, ?, ?)
+ON CONFLICT DO NOTHING;
 
 -- name: group_restart
 UPDATE postroad_groups SET since_us = ?, carried = ? WHERE id = ?;
@@ -22,16 +24,17 @@ SELECT id, part, priority, first_offset, next_offset, published
 FROM postroad_streams WHERE topic_id = ?;
 
 -- name: cursor_set
-INSERT INTO postroad_cursors VALUES (?, ?, ?, ?)
+INSERT INTO postroad_cursors (group_id, stream_id, next_offset, base) VALUES (?, ?, ?, ?)
 ON CONFLICT (group_id, stream_id)
 DO UPDATE SET next_offset = excluded.next_offset, base = excluded.base;
 
 -- name: cursor_advance
-INSERT INTO postroad_cursors VALUES (?, ?, ?, 0)
+INSERT INTO postroad_cursors (group_id, stream_id, next_offset, base) VALUES (?, ?, ?, 0)
 ON CONFLICT (group_id, stream_id) DO UPDATE SET next_offset = excluded.next_offset;
 
 -- name: unread
-SELECT s.id, s.part, s.priority, max(s.first_offset, coalesce(c.next_offset, 0)), s.next_offset
+SELECT s.id, s.part, s.priority, CASE WHEN s.first_offset > coalesce(c.next_offset, 0) THEN s.first_offset
+            ELSE coalesce(c.next_offset, 0) END, s.next_offset
 FROM postroad_streams s
 LEFT JOIN postroad_cursors c ON c.group_id = ? AND c.stream_id = s.id
 WHERE s.topic_id = ? AND s.next_offset > coalesce(c.next_offset, 0);
@@ -44,8 +47,8 @@ LEFT JOIN postroad_cursors c ON c.group_id = ? AND c.stream_id = s.id
 WHERE s.topic_id = ? ORDER BY s.part, s.priority;
 
 -- name: count
-INSERT INTO postroad_counters VALUES (?, ?, ?)
-ON CONFLICT (group_id, outcome) DO UPDATE SET count = count + excluded.count;
+INSERT INTO postroad_counters (group_id, outcome, count) VALUES (?, ?, ?)
+ON CONFLICT (group_id, outcome) DO UPDATE SET count = postroad_counters.count + excluded.count;
 
 -- name: counters
 SELECT outcome, count FROM postroad_counters WHERE group_id = ?;
@@ -62,10 +65,11 @@ DELETE FROM postroad_retries WHERE group_id = ? AND EXISTS (
     WHERE position = postroad_retries.stream_id << 40 | postroad_retries.log_offset);
 
 -- name: unpark_lanes
-UPDATE postroad_dead_letters SET parks = 0 WHERE group_id = ? AND parks;
+UPDATE postroad_dead_letters SET parks = 0 WHERE group_id = ? AND parks = 1;
 
 -- name: wake_lines
-UPDATE postroad_retries SET due_us = 0 WHERE group_id = ? AND session_id IS NULL AND due_us = 1 << 62;
+UPDATE postroad_retries SET due_us = 0 WHERE group_id = ? AND session_id IS NULL
+    AND due_us = 4611686018427387904;
 
 -- name: retries_count
 SELECT count(*) FROM postroad_retries WHERE group_id = ?;

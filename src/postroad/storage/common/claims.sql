@@ -1,5 +1,7 @@
 -- name: insert
-INSERT INTO postroad_claims VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO postroad_claims
+    (id, group_id, stream_id, first_offset, size, session_id, starts, alone, begun, lost, settled)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: returned
 SELECT c.id, c.stream_id, c.first_offset, c.size, c.starts, c.alone, c.lost, c.settled,

@@ -29,14 +29,18 @@ DELETE FROM postroad_sessions WHERE id = ?;
 
 -- name: orphan_claims
 UPDATE postroad_claims
-SET session_id = NULL, starts = starts + (begun AND ?1),
-    alone = alone + (begun AND ?1 AND size = 1 AND starts > 0), begun = 0, lost = lost | ?1
+SET session_id = NULL,
+    alone = alone + CASE WHEN begun = 1 AND ?1 = 1 AND size = 1 AND starts > 0 THEN 1 ELSE 0 END,
+    starts = starts + CASE WHEN begun = 1 AND ?1 = 1 THEN 1 ELSE 0 END,
+    begun = 0, lost = lost | ?1
 WHERE session_id = ?2;
 
 -- name: orphan_retries
 UPDATE postroad_retries
-SET session_id = NULL, starts = starts + (begun AND ?1),
-    alone = alone + (begun AND ?1 AND starts > 0), begun = 0, lost = lost | ?1
+SET session_id = NULL,
+    alone = alone + CASE WHEN begun = 1 AND ?1 = 1 AND starts > 0 THEN 1 ELSE 0 END,
+    starts = starts + CASE WHEN begun = 1 AND ?1 = 1 THEN 1 ELSE 0 END,
+    begun = 0, lost = lost | ?1
 WHERE session_id = ?2;
 
 -- name: disown
@@ -53,13 +57,8 @@ SELECT part, fence FROM postroad_owners
 WHERE group_id = ? AND session_id = ? AND revoked_us IS NULL;
 
 -- name: own
-INSERT INTO postroad_owners VALUES (?, ?, ?, NULL, ?);
-
--- name: fence_raise
-UPDATE postroad_fence SET value = value + 1;
-
--- name: fence
-SELECT value FROM postroad_fence;
+INSERT INTO postroad_owners (group_id, part, session_id, revoked_us, fence)
+VALUES (?, ?, ?, NULL, ?);
 
 -- name: revoke
 UPDATE postroad_owners SET revoked_us = ? WHERE group_id = ? AND part = ?;

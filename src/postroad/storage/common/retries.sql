@@ -18,7 +18,7 @@ WHERE group_id = ?1 AND stream_id = ?2 AND session_id IS NULL AND due_us <= ?3
         AND NOT EXISTS (
             SELECT 1 FROM postroad_dead_letters d
             WHERE d.group_id = ?1 AND d.stream_id = ?2 AND d.lane = r.lane
-                AND d.log_offset < r.log_offset AND d.parks))
+                AND d.log_offset < r.log_offset AND d.parks = 1))
 ORDER BY due_us, log_offset LIMIT ?4;
 
 -- name: line
@@ -33,10 +33,10 @@ WHERE group_id = ? AND stream_id = ? AND lane = ? AND session_id IS NULL ORDER B
 
 -- name: first_parking
 SELECT min(log_offset) FROM postroad_dead_letters
-WHERE group_id = ? AND stream_id = ? AND lane = ? AND parks;
+WHERE group_id = ? AND stream_id = ? AND lane = ? AND parks = 1;
 
 -- name: any_parking
-SELECT 1 FROM postroad_dead_letters WHERE group_id = ? AND parks LIMIT 1;
+SELECT 1 FROM postroad_dead_letters WHERE group_id = ? AND parks = 1 LIMIT 1;
 
 -- name: streams
 SELECT id, part, priority FROM postroad_streams WHERE topic_id = ?;
@@ -49,52 +49,48 @@ SELECT min(due_us) FROM postroad_retries WHERE group_id = ? AND session_id IS NU
 
 -- name: take
 UPDATE postroad_retries
-SET session_id = ?, due_us = 0, begun = (starts = 0), lost = 0, turn = turn + 1
+SET session_id = ?, due_us = 0, begun = CASE WHEN starts = 0 THEN 1 ELSE 0 END, lost = 0,
+    turn = turn + 1
 WHERE number = ?;
 
 -- name: insert
-WITH new (group_id, stream_id, log_offset, lane, due_us) AS (
-    SELECT ?1, ?2, ?3, CASE ?4 WHEN 'key' THEN message_key WHEN 'total' THEN '' END, ?5
-    FROM postroad_messages WHERE position = ?9)
 INSERT INTO postroad_retries
-    (group_id, stream_id, log_offset, lane, due_us, session_id, attempts, starts, alone, lost, failures,
-     id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope)
-SELECT n.group_id, n.stream_id, n.log_offset, n.lane,
-       CASE WHEN EXISTS (
-           SELECT 1 FROM postroad_retries e
-           WHERE e.group_id = n.group_id AND e.stream_id = n.stream_id AND e.lane = n.lane
-               AND e.session_id IS NULL AND e.log_offset < n.log_offset AND e.due_us >= n.due_us
-               AND (e.due_us < 1 << 62 OR n.due_us = 0))
-       OR EXISTS (
-           SELECT 1 FROM postroad_dead_letters d
-           WHERE d.group_id = n.group_id AND d.stream_id = n.stream_id AND d.lane = n.lane
-               AND d.log_offset < n.log_offset AND d.parks)
-       THEN 1 << 62 ELSE n.due_us END,
-       NULL, ?6, ?7, ?8, ?10, ?11,
+    (group_id, stream_id, log_offset, lane, due_us, session_id, attempts, starts, alone, lost,
+     failures, id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope)
+SELECT ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?,
        id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope
-FROM postroad_messages m, new n WHERE m.position = ?9;
+FROM postroad_messages WHERE position = ?;
+
+-- name: stands_behind
+SELECT 1 FROM postroad_retries
+WHERE group_id = ?1 AND stream_id = ?2 AND lane = ?3 AND session_id IS NULL AND log_offset < ?4
+    AND due_us >= ?5 AND (due_us < 4611686018427387904 OR ?5 = 0)
+UNION ALL
+SELECT 1 FROM postroad_dead_letters
+WHERE group_id = ?1 AND stream_id = ?2 AND lane = ?3 AND log_offset < ?4 AND parks = 1
+LIMIT 1;
 
 -- name: hush
-UPDATE postroad_retries SET due_us = 1 << 62
-WHERE due_us <= ?5 AND number = (
+UPDATE postroad_retries SET due_us = 4611686018427387904
+WHERE due_us <= ?5 AND number = (SELECT number FROM (
     SELECT number FROM postroad_retries
     WHERE group_id = ?1 AND stream_id = ?2 AND lane = ?3 AND session_id IS NULL AND log_offset > ?4
-    ORDER BY log_offset LIMIT 1);
+    ORDER BY log_offset LIMIT 1) AS first_behind);
 
 -- name: park_line
-UPDATE postroad_retries SET due_us = 1 << 62
+UPDATE postroad_retries SET due_us = 4611686018427387904
 WHERE group_id = ? AND stream_id = ? AND lane = ? AND session_id IS NULL AND log_offset > ?
-    AND due_us <> 1 << 62;
+    AND due_us <> 4611686018427387904;
 
 -- name: next_in_line
 UPDATE postroad_retries SET due_us = 0
-WHERE due_us = 1 << 62 AND number = (
+WHERE due_us = 4611686018427387904 AND number = (SELECT number FROM (
     SELECT number FROM postroad_retries
     WHERE group_id = ?1 AND stream_id = ?2 AND lane = ?3 AND session_id IS NULL
-    ORDER BY log_offset LIMIT 1)
+    ORDER BY log_offset LIMIT 1) AS first_of_all)
 AND NOT EXISTS (
     SELECT 1 FROM postroad_dead_letters d
-    WHERE d.group_id = ?1 AND d.stream_id = ?2 AND d.lane = ?3 AND d.parks
+    WHERE d.group_id = ?1 AND d.stream_id = ?2 AND d.lane = ?3 AND d.parks = 1
         AND d.log_offset < postroad_retries.log_offset);
 
 -- name: held
@@ -102,19 +98,9 @@ SELECT group_id, stream_id, lane, log_offset FROM postroad_retries
 WHERE number = ? AND session_id = ? AND turn = ?;
 
 -- name: again
-UPDATE postroad_retries AS r
-SET session_id = NULL, attempts = ?2, failures = ?3, starts = 0, alone = 0, begun = 0,
-    due_us = CASE WHEN EXISTS (
-        SELECT 1 FROM postroad_retries e
-        WHERE e.group_id = r.group_id AND e.stream_id = r.stream_id AND e.lane = r.lane
-            AND e.session_id IS NULL AND e.log_offset < r.log_offset AND e.due_us >= ?1
-               AND (e.due_us < 1 << 62 OR ?1 = 0))
-    OR EXISTS (
-        SELECT 1 FROM postroad_dead_letters d
-        WHERE d.group_id = r.group_id AND d.stream_id = r.stream_id AND d.lane = r.lane
-            AND d.log_offset < r.log_offset AND d.parks)
-    THEN 1 << 62 ELSE ?1 END
-WHERE number = ?4;
+UPDATE postroad_retries
+SET session_id = NULL, due_us = ?, attempts = ?, failures = ?, starts = 0, alone = 0, begun = 0
+WHERE number = ?;
 
 -- name: delete
 DELETE FROM postroad_retries WHERE number = ?;
@@ -126,9 +112,9 @@ UPDATE postroad_retries SET session_id = NULL WHERE number = ? AND session_id = 
 INSERT INTO postroad_dead_letters
     (group_id, stream_id, log_offset, lane, parks, died_us, failures,
      id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope)
-SELECT ?1, ?2, ?3, CASE ?4 WHEN 'key' THEN message_key WHEN 'total' THEN '' END, ?5, ?6, ?7,
+SELECT ?, ?, ?, ?, ?, ?, ?,
        id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope
-FROM postroad_messages WHERE position = ?8;
+FROM postroad_messages WHERE position = ?;
 
 -- name: bury_held
 INSERT INTO postroad_dead_letters

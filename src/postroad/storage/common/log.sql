@@ -26,10 +26,13 @@ SET next_offset = next_offset + ?, published = published + ?, bytes = bytes + ?,
 WHERE id = ?;
 
 -- name: append
-INSERT INTO postroad_messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO postroad_messages
+    (position, id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: origin_insert
-INSERT OR IGNORE INTO postroad_origins VALUES (?, ?, ?, ?, ?);
+INSERT INTO postroad_origins (id, type, source, content_type, data_schema) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING;
 
 -- name: origin
 SELECT type, source, content_type, data_schema FROM postroad_origins WHERE id = ?;
@@ -55,7 +58,7 @@ DELETE FROM postroad_scheduled WHERE number = ?;
 DELETE FROM postroad_scheduled WHERE id = ?;
 
 -- name: once_insert
-INSERT OR IGNORE INTO postroad_once VALUES (?, ?);
+INSERT INTO postroad_once (token, at_us) VALUES (?, ?) ON CONFLICT DO NOTHING;
 
 -- name: once_expire
 DELETE FROM postroad_once WHERE token IN (SELECT token FROM postroad_once WHERE at_us < ? LIMIT 100);
@@ -64,7 +67,8 @@ DELETE FROM postroad_once WHERE token IN (SELECT token FROM postroad_once WHERE 
 SELECT tokens, at_us FROM postroad_permits WHERE name = ?;
 
 -- name: permits_set
-INSERT OR REPLACE INTO postroad_permits VALUES (?, ?, ?);
+INSERT INTO postroad_permits (name, tokens, at_us) VALUES (?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET tokens = excluded.tokens, at_us = excluded.at_us;
 
 -- name: read
 SELECT position, id, origin, message_key, time_us, appended_us, expires_at_us, data, envelope
