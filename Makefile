@@ -26,7 +26,8 @@ test: $(DEV) ## Run all tests against real servers (ARGS="-k sqlite")
 	$(BIN)/python -m pytest $(ARGS)
 
 faults: $(DEV) ## Run the fault tests: kills, restarts, paused processes, any life
-	POSTROAD_TEST_KILLS=10 POSTROAD_TEST_EXAMPLES=400 $(BIN)/python -m pytest tests/faults \
+	POSTROAD_TEST_KILLS=10 POSTROAD_TEST_EXAMPLES=400 POSTROAD_TEST_TRANSFERS=1000000 \
+	    $(BIN)/python -m pytest tests/faults \
 	    tests/integration/test_sqlite_model.py tests/integration/test_engine_model.py $(ARGS)
 
 bench: $(PEERS) ## Run a benchmark (BENCH=embedded)

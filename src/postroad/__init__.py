@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from postroad.app import Bound, Postroad
+    from postroad import idempotency
+    from postroad.app import Bound, PollingSource, Postroad
     from postroad.core.capabilities import Capabilities
     from postroad.core.clock import Clock
     from postroad.core.codec import Codec, JsonCodec
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
     from postroad.core.outcome import Discard, Later, PartialFailure, Reject
     from postroad.core.reports import DeadLetter, Lag
     from postroad.core.retry import Retry
+    from postroad.core.sequence import Sequence, numbered
     from postroad.core.subscription import Batch, Subscription
     from postroad.core.topic import Options, Outgoing, Retention, Topic
     from postroad.core.transport import Transaction
     from postroad.delivery.audit import Audit
+    from postroad.delivery.outbox import Outbox, OutboxTable, RelaySettings
     from postroad.errors import PostroadError
 
 __version__ = "0.1.0"
@@ -51,19 +54,25 @@ _HOMES = {
     "Later": "core.outcome",
     "Message": "core.message",
     "Options": "core.topic",
+    "Outbox": "delivery.outbox",
+    "OutboxTable": "delivery.outbox",
     "Outgoing": "core.topic",
     "PartialFailure": "core.outcome",
+    "PollingSource": "app",
     "Position": "core.delivery",
     "PostroadError": "errors",
     "Postroad": "app",
     "Receipt": "core.delivery",
     "Reject": "core.outcome",
+    "RelaySettings": "delivery.outbox",
     "Retention": "core.topic",
     "Retry": "core.retry",
+    "Sequence": "core.sequence",
     "Subscription": "core.subscription",
     "Term": "core.contract",
     "Topic": "core.topic",
     "Transaction": "core.transport",
+    "numbered": "core.sequence",
 }
 
 __all__ = [
@@ -85,25 +94,34 @@ __all__ = [
     "Later",
     "Message",
     "Options",
+    "Outbox",
+    "OutboxTable",
     "Outgoing",
     "PartialFailure",
+    "PollingSource",
     "Position",
     "Postroad",
     "PostroadError",
     "Rate",
     "Receipt",
     "Reject",
+    "RelaySettings",
     "Retention",
     "Retry",
+    "Sequence",
     "Shed",
     "Subscription",
     "Term",
     "Topic",
     "Transaction",
+    "idempotency",
+    "numbered",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "idempotency":
+        return import_module("postroad.idempotency")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'postroad' has no attribute {name!r}")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from importlib import import_module
+from urllib.parse import parse_qsl, urlsplit
 
 from postroad.core.capabilities import Capabilities
 from postroad.core.clock import Clock, SystemClock
 from postroad.core.hooks import HookChain, Hooks
+from postroad.core.terms import Business
 from postroad.core.transport import Keeps, Transport
 from postroad.core.url import is_readable, mask
+from postroad.delivery.inbox import Inbox
 from postroad.delivery.sync import SyncRoad
 from postroad.errors import (
     DeclarationError,
@@ -21,32 +24,42 @@ from postroad.errors import (
 )
 from postroad.road.consuming import Consuming
 from postroad.road.declarations import Bound, SubscribeOptions, Wiring
-from postroad.road.publishing import Publishing
+from postroad.road.numbering import Numbering
 from postroad.road.questions import Questions
 from postroad.road.reading import Reading
+from postroad.storage.opening import SCHEMES, place_of
+from postroad.transports.polling import PollingSource
 
 __all__ = [
     "TRANSPORTS",
     "Bound",
+    "PollingSource",
     "Postroad",
     "SubscribeOptions",
     "catalog",
     "connect",
+    "connect_database",
     "connect_store",
     "mask",
 ]
 
 TRANSPORTS: Mapping[str, tuple[str, str, str | None]] = {
     "memory": ("postroad.transports.memory", "MemoryTransport", None),
-    "sqlite": ("postroad.transports.sql", "SqliteTransport", None),
+    "sqlite": ("postroad.transports.sql", "SqlTransport", None),
+    "postgresql": ("postroad.transports.sql", "SqlTransport", "postgresql"),
+    "mysql": ("postroad.transports.sql", "SqlTransport", "mysql"),
 }
 """URL scheme → module, class, and the extra that brings its client library."""
 
-_SAMPLES = {"sqlite": "sqlite:///sample.db"}
+_SAMPLES = {
+    "sqlite": "sqlite:///sample.db",
+    "postgresql": "postgresql://postroad@localhost/sample",
+    "mysql": "mysql://postroad@localhost/sample",
+}
 """A URL of each scheme that needs more than the scheme, to ask for capabilities."""
 
 
-class Postroad(Publishing, Consuming, Reading, Questions):
+class Postroad(Numbering, Consuming, Reading, Questions):
     """One road: topics to publish to, subscriptions to run, and everything to ask about them.
 
     Declaring costs no I/O. `async with road` connects, creates what was declared and checks every
@@ -57,6 +70,9 @@ class Postroad(Publishing, Consuming, Reading, Questions):
         store: the URL of another road that keeps what this one cannot: retries that wait, parked
             keys, dead letters. What a road keeps itself stays there. It is written first, then
             the road is told. A file serves the workers of one host only.
+        database: the URL of the business database, where handlers' `tx` writes and the inbox of
+            effectively-once lives: sqlite://, postgresql:// or mysql://. The road's own where that
+            is one; opened, migrated and closed with the road.
         name: the CloudEvents source of what is published; the program's own name by default.
         hooks: where metrics, traces and logs attach.
         clock: time, for tests.
@@ -69,6 +85,7 @@ class Postroad(Publishing, Consuming, Reading, Questions):
         self,
         url: str,
         *,
+        database: str | None = None,
         store: str | None = None,
         name: str = "postroad",
         hooks: Hooks | None = None,
@@ -84,9 +101,13 @@ class Postroad(Publishing, Consuming, Reading, Questions):
                 hooks=HookChain(*([hooks] if hooks else [])),
                 clock=clock,
                 catalog=catalog,
+                inbox=connect_database(database, url, clock),
+                business=describe_database(url),
+                database=database or (url if _is_database(url) else None),
             )
         )
         self._url = url
+        self._database_url = database
         self._store_url = store
         self._sync: SyncRoad | None = None
 
@@ -113,7 +134,13 @@ class Postroad(Publishing, Consuming, Reading, Questions):
                     f"{self.url} lives inside one event loop; use a road that processes share"
                 )
             self._sync = SyncRoad(
-                lambda: Postroad(self._url, store=self._store_url, name=self.name, hooks=self.hooks)
+                lambda: Postroad(
+                    self._url,
+                    database=self._database_url,
+                    store=self._store_url,
+                    name=self.name,
+                    hooks=self.hooks,
+                )
             )
         return self._sync
 
@@ -160,6 +187,38 @@ def connect_store(url: str, clock: Clock) -> Transport:
             "keys and dead letters, such as sqlite:///store.db"
         )
     return store
+
+
+def connect_database(url: str | None, road: str, clock: Clock) -> Inbox | None:
+    """The business database that a URL names, not yet opened; None where that is the road itself,
+    or there is none.
+
+    Raises:
+        DeclarationError: it names no database.
+    """
+    if url is None:
+        return None
+    place = place_of(url)
+    if _is_database(road) and place_of(road).name == place.name and _schema(road) == _schema(url):
+        return None
+    return Inbox(place, clock)
+
+
+def describe_database(road: str) -> Business | None:
+    """A road as a business database; None if it is none."""
+    if not _is_database(road):
+        return None
+    place = place_of(road)
+    return Business(place.name, 1 if place.one_writer else place.pool, outbox=True)
+
+
+def _is_database(url: str) -> bool:
+    return url.partition(":")[0] in SCHEMES
+
+
+def _schema(url: str) -> str:
+    """Where in its database the tables are, if the URL says so."""
+    return dict(parse_qsl(urlsplit(url).query)).get("schema", "")
 
 
 def catalog() -> Mapping[str, Capabilities]:

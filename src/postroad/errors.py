@@ -25,12 +25,20 @@
     │   ├── NotFoundError              no such topic, group, message or dead letter
     │   ├── NotSupportedError          this road cannot do what was asked at run time
     │   └── ClosedError                used before it was opened or after it was closed
+    ├── IdempotencyError               a repeated or late operation was refused
+    │   ├── KeyReusedError             an idempotency key came again with another payload
+    │   ├── KeyInProgressError         what the key stands for is being done right now
+    │   ├── KeyLostError               a key was held past its lease, or its result was not kept
+    │   ├── DuplicateError             this message's effect is in the database already
+    │   └── TokenRefusedError          a token is unknown, expired, or was redeemed before
     └── StorageError                   the database under a road or store
         ├── StorageBusyError           locked by another process for longer than we wait
         ├── StorageUnavailableError    its server cannot be reached now, or was lost
+        ├── StorageRefusedError        it refused a value or a statement; nothing was committed
         ├── StorageFullError           no room left on the disk
         ├── StorageCorruptError        not a database, or a damaged one
         ├── StorageVersionError        written by a newer Postroad, or not by Postroad
+        ├── TransactionRequiredError   a connection to join has no transaction open
         └── StoragePermissionError     not readable or not writable by this process
 
 A message of these says what was asked, what is possible, and the remedy. None carries a payload
@@ -40,6 +48,7 @@ or a password: what a URL or a payload holds never reaches a log through an erro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 
 class PostroadError(Exception):
@@ -196,6 +205,50 @@ class ClosedError(TransportError):
     """Used before it was opened or after it was closed."""
 
 
+class IdempotencyError(PostroadError):
+    """A repeated or late operation was refused; nothing was done for it."""
+
+
+class KeyReusedError(IdempotencyError):
+    """An idempotency key was used before with another payload. A new operation needs a new key."""
+
+
+class KeyInProgressError(IdempotencyError):
+    """What the key stands for is being done right now. Worth trying again.
+
+    Attributes:
+        retry_after: seconds until the holder's lease is over, if it is not renewed.
+    """
+
+    transient = True
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class KeyLostError(IdempotencyError):
+    """The key's record is no longer ours: its lease was over and somebody else claimed it, or the
+    transaction that was to keep the result was not committed."""
+
+
+class DuplicateError(IdempotencyError):
+    """The inbox knows the message: its effect is in the database already, and nothing is done for
+    this delivery of it. A handler lets it pass; swallowed, it still undoes the transaction."""
+
+
+class TokenRefusedError(IdempotencyError):
+    """The token was not redeemed.
+
+    Attributes:
+        reason: `unknown`, `expired` or `redeemed`.
+    """
+
+    def __init__(self, message: str, reason: Literal["unknown", "expired", "redeemed"]) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
 class StorageError(PostroadError):
     """The database under a road or a store failed."""
 
@@ -213,6 +266,11 @@ class StorageUnavailableError(StorageError):
     transient = True
 
 
+class StorageRefusedError(StorageError):
+    """The database refused what was asked: a value that it cannot hold, or a statement. Nothing
+    was committed."""
+
+
 class StorageFullError(StorageError):
     """No room left on the disk. What was accepted before is safe; worth trying again."""
 
@@ -226,6 +284,11 @@ class StorageCorruptError(StorageError):
 class StorageVersionError(StorageError):
     """The schema was written by a newer Postroad, or is in use by an older one that would not
     understand a newer schema, or the file belongs to another program."""
+
+
+class TransactionRequiredError(StorageError):
+    """A connection was given to join its transaction, and it commits each statement by itself.
+    Nothing was written."""
 
 
 class StoragePermissionError(StorageError):

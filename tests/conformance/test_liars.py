@@ -18,7 +18,7 @@ from postroad.testing.models import (
     LeasedModel,
     LossyModel,
 )
-from postroad.transports.sql import SqliteTransport
+from postroad.transports.sql import SqlTransport
 
 LIES: dict[str, tuple[Callable[[], liars.Disguise], tuple[str, ...]]] = {
     "drops one in 1,000": (
@@ -126,7 +126,7 @@ class Disguised(TransportConformance):
         url = f"sqlite:///{scratch}/road.db"
 
         def make() -> Transport:
-            return SqliteTransport(url) if self._model is None else self._model(broker)
+            return SqlTransport(url) if self._model is None else self._model(broker)
 
         return Road(make=lambda: self._disguise.wrap(make()), backlog=3_500, patience=2.0)
 

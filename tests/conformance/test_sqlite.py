@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from postroad.testing.conformance import Road, TransportConformance
-from postroad.transports.sql import SqliteTransport
+from postroad.transports.sql import SqlTransport
 
 
 class TestSqlite(TransportConformance):
@@ -14,6 +14,6 @@ class TestSqlite(TransportConformance):
     def road(self, scratch: Path) -> Road:
         url = f"sqlite:///{scratch}/road.db"
         return Road(
-            make=lambda: SqliteTransport(url),
-            process=("postroad.transports.sql:SqliteTransport", url),
+            make=lambda: SqlTransport(url),
+            process=("postroad.transports.sql:SqlTransport", url),
         )

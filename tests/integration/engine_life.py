@@ -20,9 +20,11 @@ from postroad.core.subscription import Subscription
 from postroad.core.transport import Consumer, Plan
 from postroad.errors import ClosedError
 from postroad.storage.sqlite.watcher import Watcher
+from postroad.storage.transactions import Transactions
+from postroad.storage.worker import Worker
 from postroad.testing.clock import VirtualClock
 from postroad.transports.memory import MemoryTransport
-from postroad.transports.sql import SqliteTransport
+from postroad.transports.sql import SqlTransport
 from tests.integration.sqlite_life import doom, vanish
 
 T = TypeVar("T")
@@ -64,7 +66,7 @@ class Process:
         """Die at once."""
         if self.alive:
             self.alive = False
-            if isinstance(road := self.app._transport, SqliteTransport):
+            if isinstance(road := self.app._transport, SqlTransport):
                 doom(road, 0)
             if self.task is not None:
                 self.task.cancel()
@@ -79,7 +81,7 @@ class Process:
         await asyncio.gather(self.task, return_exceptions=True)
         assert self.app._watching is not None
         self.app._watching.cancel()
-        if isinstance(road := self.app._transport, SqliteTransport):
+        if isinstance(road := self.app._transport, SqlTransport):
             await vanish(road)
 
     async def end(self, clock: VirtualClock) -> None:
@@ -181,19 +183,30 @@ class IdleClock(VirtualClock):
 
     def __init__(self) -> None:
         super().__init__()
-        self._roads: list[SqliteTransport] = []
+        self._roads: list[SqlTransport] = []
         self._pending = 0
 
-    def watch(self, road: SqliteTransport) -> None:
+    def watch(self, road: SqlTransport) -> None:
         """Count what its database is asked to do."""
         database = road._log.database
         watcher = database.watcher
         assert isinstance(watcher, Watcher)
-        watcher._changed = lambda: None
+        watcher._changed = lambda topics: None
         self._roads.append(road)
-        for worker in (database._reader, database._scanner, database.handlers, database.writer):
+        for worker in (database._reader, database._scanner, database.writer):
             self._count(worker, "submit")
         self._count_posts(database.writer)
+        self._count_made(database.transactions)
+
+    def _count_made(self, transactions: Transactions) -> None:
+        original = transactions._made
+
+        def made() -> Worker:
+            worker = original()
+            self._count(worker, "submit")
+            return worker
+
+        transactions._made = made  # type: ignore[method-assign]
 
     def _count(self, worker: Any, name: str) -> None:
         original = getattr(worker, name)
@@ -254,10 +267,10 @@ class _Counted:
         self._inner.set_exception(exception)
 
 
-def on_sqlite(url: str, clock: IdleClock, process: list[Process]) -> SqliteTransport:
+def on_sqlite(url: str, clock: IdleClock, process: list[Process]) -> SqlTransport:
     """An instance for one process, which is named later."""
 
-    class Road(SqliteTransport):
+    class Road(SqlTransport):
         async def open(self, *args: Any) -> None:
             first = self._keeper is None
             await super().open(*args)

@@ -16,7 +16,7 @@ from postroad.core.notices import Assigned, Lost, Revoking
 from postroad.core.topic import Topic
 from postroad.core.transport import Consumer, Plan
 from postroad.storage.connection import Connection
-from postroad.transports.sql import SqliteTransport
+from postroad.transports.sql import SqlTransport
 from tests.integration.models import Entry, Ledger, Session
 from tests.integration.sqlite_road import Number, group
 
@@ -50,13 +50,13 @@ class Killed(BaseException):
 class Instance:
     """One process's view of the road."""
 
-    transport: SqliteTransport
+    transport: SqlTransport
     alive: bool = True
 
     @classmethod
     async def open(cls, folder: Path, clock: StoppedClock, topic: Topic[Number]) -> Instance:
         url = f"sqlite:///{folder}/road.db?durability=normal"
-        transport = SqliteTransport(url, clock=clock)
+        transport = SqlTransport(url, clock=clock)
         await transport.open([topic], [])
         return cls(transport)
 
@@ -71,7 +71,7 @@ class Instance:
         return ends
 
 
-def doom(transport: SqliteTransport, commits: int) -> None:
+def doom(transport: SqlTransport, commits: int) -> None:
     """Let the writer die inside the commit after so many more."""
     if transport._log._database is None:
         return
@@ -95,7 +95,7 @@ def doom(transport: SqliteTransport, commits: int) -> None:
     writer._transact = doomed
 
 
-async def vanish(transport: SqliteTransport) -> None:
+async def vanish(transport: SqlTransport) -> None:
     """Free threads and locks as the end of a process does: nothing more is committed."""
     road: Any = transport
     doom(road, 0)

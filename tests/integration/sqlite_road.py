@@ -17,7 +17,7 @@ from postroad.core.reports import Account
 from postroad.core.subscription import Subscription
 from postroad.core.topic import NO_OPTIONS, Options, Topic
 from postroad.core.transport import Consumer, Plan
-from postroad.transports.sql import SqliteTransport
+from postroad.transports.sql import SqlTransport
 
 
 class Number(Struct):
@@ -49,8 +49,8 @@ class JumpingClock(SystemClock):
 @asynccontextmanager
 async def road(
     folder: Path, *subscriptions: Subscription, clock: SystemClock | None = None, query: str = ""
-) -> AsyncIterator[SqliteTransport]:
-    transport = SqliteTransport(f"sqlite:///{folder}/road.db{query}", clock=clock)
+) -> AsyncIterator[SqlTransport]:
+    transport = SqlTransport(f"sqlite:///{folder}/road.db{query}", clock=clock)
     await transport.open([PLAIN, KEYED], subscriptions)
     try:
         yield transport
@@ -63,7 +63,7 @@ def group(topic: Topic[Any] | str = PLAIN, name: str = "g", **settings: Any) -> 
 
 
 async def publish(
-    transport: SqliteTransport,
+    transport: SqlTransport,
     numbers: Iterable[int],
     topic: Topic[Number] = PLAIN,
     options: Options = NO_OPTIONS,
@@ -107,7 +107,7 @@ async def ack(consumer: Consumer, deliveries: Iterable[Delivery]) -> set[str]:
     return set(await consumer.settle([Settlement(delivery) for delivery in deliveries]))
 
 
-async def join(transport: SqliteTransport, subscription: Subscription, **plan: Any) -> Consumer:
+async def join(transport: SqlTransport, subscription: Subscription, **plan: Any) -> Consumer:
     return await transport.subscribe(subscription, Plan(**plan))
 
 

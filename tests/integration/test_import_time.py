@@ -77,6 +77,10 @@ def test_importing_postroad_imports_nothing_heavy() -> None:
             {"rich", "typer", "postroad.transports.memory", "http", "multiprocessing"},
         ),
         (
+            "import postroad; postroad.idempotency",
+            {"asyncio", "sqlite3", "msgspec", "postroad.idempotency.keys"},
+        ),
+        (
             "from postroad.cli.program import run; run(['--help'])",
             {"asyncio", "sqlite3", "rich", "msgspec", "postroad.app", "importlib.metadata"},
         ),

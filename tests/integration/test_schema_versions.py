@@ -25,7 +25,7 @@ from tests.integration.sqlite_road import until
 from tests.integration.test_bad_input import unchanged
 
 KNOWN = len(migrations("sqlite"))
-REMEDY = rf"version {KNOWN + 1} of .* knows up to {KNOWN}; upgrade Postroad, or name another database"
+REMEDY = rf"version {KNOWN + 1} of .* knows up to {KNOWN}; upgrade Postroad, or name another"
 ROOT = Path(__file__).parents[2]
 
 

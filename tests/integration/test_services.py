@@ -26,10 +26,10 @@ from tests.services.harness.ports import accepts_connections, free_port
 from tests.services.harness.program import Finder, Program, Unavailable, first_found
 from tests.services.harness.registry import Servers
 from tests.services.harness.service import Service
+from tests.services.harness.sql import Database, SqlService, StatementFailed
 from tests.services.harness.waiting import wait_until
 from tests.services.harness.wheels import Wheel
 from tests.services.plugin import StartServer, unavailable
-from tests.services.postgresql import PostgreSQL
 from tests.services.redis import Redis
 
 _REPOSITORY = Path(__file__).parents[2]
@@ -274,12 +274,113 @@ class TestRedis:
         assert redis_server.url.startswith("redis://")
 
 
-@pytest.mark.needs_server("postgresql")
-def test_postgresql_runs_and_keeps_its_files(start_server: StartServer) -> None:
-    postgresql = start_server("postgresql")
-    assert _uid_of(postgresql.pid) == server_account().uid != 0
-    postgresql.restart()
-    assert PostgreSQL().ready(postgresql)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.needs_server(kind))
+        for kind in ("mariadb", "postgresql")
+    ],
+)
+class TestOwnSqlServers:
+    def test_it_runs_unprivileged_and_answers_again_after_a_restart(
+        self, kind: str, start_server: StartServer
+    ) -> None:
+        server = start_server(kind)
+        assert _uid_of(server.pid) == server_account().uid != 0
+        server.restart()
+        assert server.service.ready(server)
+
+    @pytest.mark.parametrize("end", ["stop", "kill"])
+    def test_what_was_committed_outlives_its_end(
+        self, kind: str, end: str, start_server: StartServer
+    ) -> None:
+        server = start_server(kind)
+        database = new_database(server)
+        url = database.url
+        database.query("CREATE TABLE orders (id bigint PRIMARY KEY)")
+        database.query("INSERT INTO orders VALUES (7)")
+        getattr(server, end)()
+        server.start()
+        assert database.url == url
+        assert database.query("SELECT id FROM orders") == [("7",)]
+
+    def test_it_is_as_durable_as_in_production(self, kind: str, start_server: StartServer) -> None:
+        database = new_database(start_server(kind))
+        settings = {
+            "mariadb": "SELECT @@innodb_flush_log_at_trx_commit, @@innodb_doublewrite",
+            "postgresql": "SELECT setting FROM pg_settings WHERE name IN "
+            "('fsync', 'full_page_writes', 'synchronous_commit') AND setting <> 'on'",
+        }
+        durable = {"mariadb": [("1", "1")], "postgresql": []}
+        assert database.query(settings[kind]) == durable[kind]
+
+
+@pytest.fixture(params=["mariadb", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Database:
+    """A database of the test's own on the shared server of each kind."""
+    made: Database = request.getfixturevalue(f"{request.param}_database")
+    return made
+
+
+class TestDatabases:
+    def test_it_is_empty_and_the_tests_own(self, database: Database) -> None:
+        other = Database.make(database.service, database.server_url)
+        try:
+            other.query("CREATE TABLE orders (id bigint PRIMARY KEY)")
+            database.query("CREATE TABLE orders (id bigint PRIMARY KEY)")
+            other.query("INSERT INTO orders VALUES (1)")
+            assert database.query("SELECT id FROM orders") == []
+        finally:
+            other.drop()
+
+    def test_rows_come_as_text(self, database: Database) -> None:
+        database.query("CREATE TABLE rows_of_text (n bigint, t text)")
+        database.query(f"INSERT INTO rows_of_text VALUES (1, NULL), (2, '{'é' * 20_000}')")
+        rows = database.query("SELECT n, t FROM rows_of_text ORDER BY n")
+        assert rows == [("1", None), ("2", "é" * 20_000)]
+
+    def test_a_refused_statement_tells_its_code(self, database: Database) -> None:
+        with pytest.raises(StatementFailed) as caught:
+            database.query("SELECT id FROM no_such_table")
+        assert caught.value.code == {"mariadb": "1146", "postgresql": "42P01"}[_kind(database)]
+
+    def test_a_role_may_do_what_it_was_granted_and_no_more(self, database: Database) -> None:
+        database.query("CREATE TABLE orders (id bigint PRIMARY KEY)")
+        url = database.add_role("GRANT SELECT ON orders TO {role}")
+        assert database.service.query(url, "SELECT id FROM orders") == []
+        for statement in ("INSERT INTO orders VALUES (1)", "CREATE TABLE more (id bigint)"):
+            with pytest.raises(StatementFailed) as caught:
+                database.service.query(url, statement)
+            assert caught.value.code == {"mariadb": "1142", "postgresql": "42501"}[_kind(database)]
+
+    def test_a_role_cannot_enter_other_databases(self, database: Database) -> None:
+        url = database.add_role()
+        other = Database.make(database.service, database.server_url)
+        try:
+            with pytest.raises(StatementFailed) as caught:
+                database.service.query(url.replace(database.name, other.name), "SELECT 1")
+            assert caught.value.code == {"mariadb": "1044", "postgresql": "42501"}[_kind(database)]
+        finally:
+            other.drop()
+
+    def test_drop_leaves_nothing(self, database: Database) -> None:
+        made = Database.make(database.service, database.server_url)
+        made.query("CREATE TABLE orders (id bigint PRIMARY KEY)")
+        role = made.add_role("GRANT SELECT ON orders TO {role}")
+        made.drop()
+        made.drop()
+        for url in (made.url, role):
+            with pytest.raises(StatementFailed):
+                made.service.query(url, "SELECT 1")
+
+
+def new_database(server: Instance) -> Database:
+    assert isinstance(server.service, SqlService)
+    return Database.make(server.service, server.url)
+
+
+def _kind(database: Database) -> str:
+    return database.service.name
 
 
 def _uid_of(pid: int | None) -> int:

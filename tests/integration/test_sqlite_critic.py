@@ -12,7 +12,7 @@ import pytest
 
 from postroad import Postroad, Retention, Retry, Topic
 from postroad.errors import StorageBusyError
-from postroad.transports.sql import SqliteTransport
+from postroad.transports.sql import SqlTransport
 
 
 class Job(msgspec.Struct):
@@ -42,11 +42,11 @@ async def test_a_long_backlog_of_one_topic_starves_no_other(tmp_path: Path) -> N
 
 async def test_a_road_that_was_locked_at_first_opens_later(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
-    async with SqliteTransportOf(path):
+    async with SqlTransportOf(path):
         pass
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("begin immediate")
-    transport = SqliteTransport(f"sqlite:///{path}?busy=0.1s")
+    transport = SqlTransport(f"sqlite:///{path}?busy=0.1s")
     topic = Topic("t.a", Job)
     with pytest.raises(StorageBusyError):
         await transport.open([topic], [])
@@ -59,11 +59,11 @@ async def test_a_road_that_was_locked_at_first_opens_later(tmp_path: Path) -> No
     await transport.close()
 
 
-class SqliteTransportOf:
+class SqlTransportOf:
     def __init__(self, path: Path) -> None:
-        self._transport = SqliteTransport(f"sqlite:///{path}")
+        self._transport = SqlTransport(f"sqlite:///{path}")
 
-    async def __aenter__(self) -> SqliteTransport:
+    async def __aenter__(self) -> SqlTransport:
         await self._transport.open([], [])
         return self._transport
 
@@ -110,7 +110,7 @@ async def test_a_seek_keeps_what_only_waits_for_its_retry(tmp_path: Path) -> Non
         stop.set()
         await running
         transport = app._transport
-        assert isinstance(transport, SqliteTransport)
+        assert isinstance(transport, SqlTransport)
         while await app.browse("t.a"):
             await asyncio.sleep(0.05)
             await transport.trim()

@@ -19,7 +19,7 @@ from postroad.errors import (
     PublishError,
     TopicMismatchError,
 )
-from postroad.transports.sql import SqliteTransport
+from postroad.transports.sql import SqlTransport
 from tests.integration.sqlite_road import (
     KEYED,
     NOW,
@@ -349,7 +349,7 @@ async def test_partitions_can_be_added_not_removed(tmp_path: Path) -> None:
         await transport.open([more], [])
         (info,) = await transport.topics(KEYED.name)
         assert info.partitions == 8
-    again = SqliteTransport(f"sqlite:///{tmp_path}/road.db")
+    again = SqlTransport(f"sqlite:///{tmp_path}/road.db")
     with pytest.raises(TopicMismatchError, match="has 8 partitions"):
         await again.open([KEYED], [])
     await again.close()

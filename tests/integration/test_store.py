@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -15,10 +16,19 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from postroad import Delivery, Postroad, Reject, Retry, Topic
-from postroad.errors import DeclarationError, GuaranteeError
+from postroad import Delivery, Hooks, Message, Postroad, Reject, Retry, Topic
+from postroad.core.delivery import Receipt
+from postroad.core.reports import Account, Lag
+from postroad.delivery.delaying import Delaying
+from postroad.errors import (
+    DeclarationError,
+    GuaranteeError,
+    NotFoundError,
+    PayloadTooLargeError,
+    PublishError,
+)
 from postroad.testing.conformance.waiting import eventually
-from postroad.testing.models import Broker, CumulativeModel, PushModel
+from postroad.testing.models import Broker, CumulativeModel, LeasedModel, PushModel
 from postroad.testing.models.base import ModelTransport
 
 SOON = timedelta(seconds=0.3)
@@ -166,6 +176,42 @@ async def test_waiting_retries_survive_every_process(make: Make) -> None:
         await eventually(lambda: len(handled) == 20, "all of them")
     assert sorted(n for n, _ in handled) == list(range(20))
     assert all(attempts >= 1 for _, attempts in handled), "their attempts are kept"
+
+
+async def test_what_is_on_its_way_to_the_store_gets_there_also_past_the_drain(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def app() -> Postroad:
+        road = make()
+
+        @road.subscribe(STEPS, group="g", start="latest")
+        async def handler(step: Step) -> None:
+            calls.append(step.n)
+            raise Reject("never")
+
+        return road
+
+    first = app()
+    store: Any = first._store
+    keep = store.keep
+
+    async def slowly(*args: Any, **options: Any) -> None:
+        await asyncio.sleep(0.3)
+        await keep(*args, **options)
+
+    monkeypatch.setattr(store, "keep", slowly)
+    async with first:
+        async with first.consuming(drain=timedelta(0)):
+            await publish(first, "k", range(3))
+            await eventually(lambda: len(calls) == 3, "all of them are refused")
+        assert len(await first.dead_letters.list()) == 3
+    second = app()
+    async with second, second.consuming():
+        await publish(second, "k", range(3, 4))
+        await eventually(lambda: 3 in calls, "it goes on")
+    assert calls == [0, 1, 2, 3], "and repeats none"
 
 
 # ------------------------------------------------------------------ in order of a key
@@ -367,3 +413,191 @@ async def test_a_delayed_message_survives_and_is_published_by_another_process(ma
 
 async def publish_later(road: Postroad, n: int) -> None:
     await road.publish(STEPS, Step("k", n), delay=SOON)
+
+
+class Picky(LeasedModel):
+    """Counts what becomes of messages; refuses for good what is in `refused`."""
+
+    def __init__(self, broker: Broker[Any] | None = None) -> None:
+        super().__init__(broker)
+        self.refused: set[str] = set()
+
+    async def publish(self, messages: Sequence[tuple[Topic[Any], Message]]) -> Sequence[Receipt]:
+        if any(message.id in self.refused for _, message in messages):
+            raise PublishError({0: PayloadTooLargeError("too large")})
+        return await super().publish(messages)
+
+
+def two_groups(make: Make) -> tuple[Postroad, list[int]]:
+    """An app with the groups `g` and `h`, and what they handled."""
+    road, came = make(), []
+
+    @road.subscribe(STEPS, group="g", start="latest")
+    async def handler(step: Step) -> None:
+        came.append(step.n)
+
+    @road.subscribe(STEPS, group="h", start="latest")
+    async def other(step: Step) -> None:
+        came.append(step.n)
+
+    return road, came
+
+
+async def accounts(road: Postroad, *asked: Any) -> dict[tuple[str, str], Account]:
+    """By topic and group, without what was moved for a group."""
+    found = await road.audit(*asked)
+    assert found.verdict == "balanced"
+    return {
+        (one.topic.removeprefix("postroad.moved."), one.group): one.account
+        for one in found.entries
+        if one.account is not None and (one.account.accepted or one.group == "postroad")
+    }
+
+
+def delayed_of(found: dict[tuple[str, str], Account]) -> Account:
+    """The account of what waited in the store."""
+    (account,) = [account for (_, group), account in found.items() if group == "postroad"]
+    return account
+
+
+def behind(lags: Sequence[Lag]) -> dict[str, int | None]:
+    """Messages by group, where there are any."""
+    return {lag.group: lag.messages for lag in lags if lag.messages}
+
+
+async def test_delayed_messages_in_the_store_are_accounted_for(tmp_path: Path) -> None:
+    road, came = two_groups(maker(LeasedModel, tmp_path))
+    async with road:
+        await road.publish(STEPS, Step("k", 1))
+        for n, delay in ((2, SOON), (3, SOON), (4, timedelta(hours=1))):
+            await road.publish(STEPS, Step("k", n), delay=delay)
+        found = await accounts(road)
+        for group in ("g", "h"):
+            account = found[STEPS.name, group]
+            assert (account.accepted, account.backlog, account.scheduled) == (4, 1, 3)
+        assert (delayed_of(found).accepted, delayed_of(found).scheduled) == (3, 3)
+        assert set(await accounts(road, "steps.*", "g")) == set(found) - {(STEPS.name, "h")}
+        assert behind(await road.lag()) == {"g": 1, "h": 1}, "not what is for later"
+
+        async def due() -> bool:
+            return behind(await road.lag("steps.*", "g")) == {"g": 1, "postroad": 2}
+
+        await eventually(due, "what is due and not published is on its way to every group")
+        assert (await accounts(road))[STEPS.name, "g"].accepted == 4
+        async with road.consuming(), asyncio.timeout(20):
+            await road.settled(STEPS.name, "g")
+            await road.settled()
+        assert sorted(came) == [1, 1, 2, 2, 3, 3]
+        found = await accounts(road)
+        for group in ("g", "h"):
+            account = found[STEPS.name, group]
+            assert (account.accepted, account.scheduled) == (4, 1)
+            assert account.outcomes["handled"] == 3
+        assert delayed_of(found).outcomes["handled"] == 2
+        assert delayed_of(found).scheduled == 1
+        assert not behind(await road.lag())
+
+
+@pytest.mark.parametrize("kind", ["lag", "audit"])
+async def test_what_is_published_while_one_asks_is_not_overlooked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    road, _ = two_groups(maker(LeasedModel, tmp_path))
+    here: Any = road._transport
+    there: Any = road._store
+
+    async def published() -> bool:
+        return (await LeasedModel.lag(here, STEPS.name, "g")).messages == 1
+
+    async def forward() -> None:
+        assert road._delaying is not None
+        stop = asyncio.Event()
+        runner = asyncio.create_task(road._delaying.runner(Hooks()).run(stop, SOON))
+        await eventually(published, "it is published")
+        stop.set()
+        await runner
+
+    def meanwhile(ask: Callable[..., Any]) -> Callable[..., Any]:
+        """After the first answer the message goes from the store to its road."""
+
+        async def asked(*pair: str) -> Any:
+            answer = await ask(*pair)
+            if not await published():
+                await forward()
+            return answer
+
+        return asked
+
+    async with road:
+        await publish_later(road, 1)
+        await asyncio.sleep(SOON.total_seconds())
+        for place, method in ((here, "lag"), (there, "lag"), (here, "account"), (there, "account")):
+            monkeypatch.setattr(place, method, meanwhile(getattr(place, method)))
+        if kind == "lag":
+            assert sum(one.messages or 0 for one in await road.lag(group="g")) >= 1
+        else:
+            assert (await accounts(road))[STEPS.name, "g"].accepted >= 1
+        monkeypatch.undo()
+        first, *_ = await road.lag(STEPS.name, "g")
+        assert first.topic == STEPS.name, "its own place is told first"
+
+
+async def test_only_topics_that_are_asked_about_are_told(tmp_path: Path) -> None:
+    road, _ = two_groups(maker(LeasedModel, tmp_path))
+    async with road:
+        await road.publish(STEPS, Step("k", 1), delay=timedelta(hours=1))
+        await road.publish(Topic("alone", int), 1, delay=timedelta(hours=1))
+        assert len(await accounts(road)) == 4
+        assert len(await accounts(road, "steps.*")) == 3
+        assert delayed_of(await accounts(road, "alone")).scheduled == 1, "no group reads it"
+        assert delayed_of(await accounts(road, STEPS.name, "postroad")).scheduled == 1
+        for asked in (("steps.*", "typo"), ("typo",)):
+            with pytest.raises(NotFoundError):
+                await road.audit(*asked)
+
+
+async def test_what_waits_is_told_by_a_road_that_counts_nothing(make: Make) -> None:
+    road = make()
+    async with road:
+        await publish_later(road, 1)
+        (nothing, waiting) = (await road.audit()).entries
+    assert nothing.verdict == "unknown"
+    assert (waiting.verdict, waiting.pending) == ("balanced", 1)
+
+
+@pytest.mark.parametrize("action", ["redrive", "discard"])
+async def test_a_delayed_message_that_is_refused_for_good_is_a_dead_letter(
+    tmp_path: Path, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient = Retry(attempts=2, backoff="immediate")
+    slow = Delaying._subscription
+    monkeypatch.setattr(
+        Delaying, "_subscription", lambda self: replace(slow(self), retry=impatient)
+    )
+    road, came = two_groups(maker(Picky, tmp_path))
+    picky = road._transport
+    assert isinstance(picky, Picky)
+
+    async def one_died() -> bool:
+        return delayed_of(await accounts(road)).outcomes.get("dead") == 1
+
+    async with road, road.consuming(), asyncio.timeout(60):
+        receipt = await road.publish(STEPS, Step("k", 1), delay=SOON)
+        assert receipt.recall is not None
+        picky.refused = {receipt.recall}
+        await eventually(one_died, "the store accounts for it")
+        (letter,) = await road.dead_letters.list("steps.*")
+        assert (letter.topic, letter.message.id) == (STEPS.name, receipt.recall)
+        assert STEPS.decode(letter.message.data) == Step("k", 1)
+        assert not letter.message.headers
+        assert "too large" in letter.failures[-1].detail
+        assert await road.dead_letters.list("other.*") == []
+        await road.settled()
+        picky.refused.clear()
+        assert await getattr(road.dead_letters, action)([letter.id]) == 1
+        await road.settled()
+        assert came == ([1, 1] if action == "redrive" else [])
+        assert await road.dead_letters.list() == []
+        outcomes = delayed_of(await accounts(road)).outcomes
+        ended = "handled" if action == "redrive" else "discarded"
+        assert {name: n for name, n in outcomes.items() if n} == {ended: 1}

@@ -1,6 +1,7 @@
 """The pytest plugin that gives tests their servers.
 
 - `<name>_server`: the server that the whole run shares, such as `redis_server.url`.
+- `<name>_database`: on the shared server of an SQL kind, an empty database of the test's own.
 - `start_server`: starts a server of the test's own, which it may stop, kill and restart;
   such a test is marked `needs_server("redis")`.
 
@@ -23,6 +24,7 @@ from tests.services.harness.external import External, url_variable
 from tests.services.harness.instance import Instance
 from tests.services.harness.program import Unavailable
 from tests.services.harness.registry import Servers, is_required, known_services
+from tests.services.harness.sql import Database, SqlService
 
 Server = Instance | External
 StartServer = Callable[[str], Instance]
@@ -73,8 +75,21 @@ def _shared_server(name: str) -> Callable[..., Server]:
     return shared_server
 
 
-for _name in known_services():
+def _database(service: SqlService) -> Callable[..., Generator[Database, None, None]]:
+    @pytest.fixture(name=f"{service.name}_database")
+    def database(request: pytest.FixtureRequest) -> Generator[Database, None, None]:
+        server: Server = request.getfixturevalue(f"{service.name}_server")
+        database = Database.make(service, server.url)
+        yield database
+        database.drop()
+
+    return database
+
+
+for _name, _service in known_services().items():
     globals()[f"{_name}_server"] = _shared_server(_name)
+    if isinstance(_service, SqlService):
+        globals()[f"{_name}_database"] = _database(_service)
 
 
 # ------------------------------------------------------------ hooks
@@ -146,7 +161,11 @@ def _is_external(name: str) -> bool:
 
 def _shared_names(item: pytest.Item, servers: Servers) -> set[str]:
     fixtures = getattr(item, "fixturenames", ())
-    return {name for name in servers.services if f"{name}_server" in fixtures}
+    return {
+        name
+        for name in servers.services
+        if f"{name}_server" in fixtures or f"{name}_database" in fixtures
+    }
 
 
 def _started_names(item: pytest.Item) -> set[str]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "run": "Run an app's handlers, in one or more worker processes.",
+    "relay": "Publish what business transactions left in an outbox.",
     "publish": "Publish a message, or one for each line of a file.",
     "tail": "Print messages as they arrive, without a group and without effect.",
     "topics": "List the topics on a road.",
@@ -32,6 +33,7 @@ COMMANDS = {
     "replay": "Move a group at rest to another place in a topic's history.",
     "explain": "Print what the road keeps of each guarantee, and who keeps it.",
     "audit": "Prove that every accepted message is in exactly one state.",
+    "migrate": "Create our tables in a database, or bring them up to date.",
     "doctor": "Check this environment and a road, and say what to install.",
     "demo": "Replay real departures of New York through a road of your own.",
     "bench": "Measure a road from here: rates and latencies.",

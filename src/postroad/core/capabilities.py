@@ -45,6 +45,7 @@ class Capabilities:
         transactions: a handler's own writes can commit with its settlement (`tx`).
         once_tokens: a publish can carry a token that the road accepts only once.
         permits: rate limits of a whole group are kept by the road.
+        sequences: where a group stands with numbered messages is kept (`KeepsSequences`).
         patterns: one consumer can read every topic that fits a pattern, later ones too.
         retention: of `age`, `size`, `consumed`, what the road keeps.
         lease: deliveries of a silent consumer go to another one after a time that we set.
@@ -77,6 +78,7 @@ class Capabilities:
     transactions: bool = False
     once_tokens: bool = False
     permits: bool = False
+    sequences: bool = False
     patterns: bool = False
     retention: frozenset[str] = frozenset()
     lease: bool = False

@@ -31,6 +31,10 @@ class Hooks:
     def failed(self, subscription: Subscription, delivery: Delivery, failure: Failure) -> None:
         """A handler failed on a message; what becomes of it follows in `settled`."""
 
+    def duplicate(self, subscription: Subscription, delivery: Delivery) -> None:
+        """A message came that was handled before, effectively-once or by its sequence number: it
+        has no effect once more, and is settled."""
+
     def lost(self, subscription: Subscription, message: Message, failure: Failure) -> None:
         """An at-most-once message failed after it was settled: a loss, as declared."""
 
@@ -66,6 +70,10 @@ class HookChain(Hooks):
     def failed(self, subscription: Subscription, delivery: Delivery, failure: Failure) -> None:
         for hook in self.hooks:
             hook.failed(subscription, delivery, failure)
+
+    def duplicate(self, subscription: Subscription, delivery: Delivery) -> None:
+        for hook in self.hooks:
+            hook.duplicate(subscription, delivery)
 
     def lost(self, subscription: Subscription, message: Message, failure: Failure) -> None:
         for hook in self.hooks:

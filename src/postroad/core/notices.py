@@ -42,6 +42,24 @@ class Gap(msgspec.Struct, frozen=True):
     count: int | None
 
 
+class SequenceGap(msgspec.Struct, frozen=True):
+    """Numbers of a key never came, and what waited behind them does not wait any more.
+
+    Attributes:
+        missing: ranges of numbers, both ends included.
+        count: how many messages waited behind them.
+        cause: `timeout`, or `limit` where more was held back than may be.
+        policy: what became of those that waited: see `Sequence.on_gap`.
+    """
+
+    topic: str
+    key: str
+    missing: Sequence[tuple[int, int]]
+    count: int
+    cause: str
+    policy: str
+
+
 class Blocked(msgspec.Struct, frozen=True):
     """The road takes no publishes for now; publishers wait."""
 
@@ -63,7 +81,15 @@ class Reconnected(msgspec.Struct, frozen=True):
 
 
 Notice: TypeAlias = (
-    Assigned | Revoking | Lost | Gap | Blocked | Unblocked | Disconnected | Reconnected
+    Assigned
+    | Revoking
+    | Lost
+    | Gap
+    | SequenceGap
+    | Blocked
+    | Unblocked
+    | Disconnected
+    | Reconnected
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from postroad.core.capabilities import Capabilities
 from postroad.core.filters import split
 from postroad.core.flow import Rate, Shed
+from postroad.core.once import effectively_once
 from postroad.core.subscription import Subscription
 from postroad.core.terms import NOTHING_STORED, Keeper, Setting, Stored, Term
 from postroad.core.topic import Topic
@@ -15,7 +16,18 @@ from postroad.core.topic import Topic
 
 def subscription_terms(sub: Subscription, road: Capabilities, setting: Setting) -> Iterator[Term]:
     """What becomes of everything that a subscription asks for, or that its road adds to it."""
-    rules = (_group, _start, _delivery, _order, _failures, _parking, _source, _filtering, _limits)
+    rules = (
+        _group,
+        _start,
+        _delivery,
+        _order,
+        _sequence,
+        _failures,
+        _parking,
+        _source,
+        _filtering,
+        _limits,
+    )
     for rule in rules:
         yield from rule(sub, road, setting)
 
@@ -94,7 +106,7 @@ def _start(sub: Subscription, road: Capabilities, _: Setting) -> Iterator[Term]:
 def _delivery(sub: Subscription, road: Capabilities, setting: Setting) -> Iterator[Term]:
     asked = sub.delivery
     if sub.effectively_once:
-        yield from _effectively_once(sub, road, setting)
+        yield from effectively_once(sub, road, setting)
     elif asked == "at-most-once":
         yield Term(
             "delivery",
@@ -129,50 +141,6 @@ def _delivery(sub: Subscription, road: Capabilities, setting: Setting) -> Iterat
         )
 
 
-def _effectively_once(sub: Subscription, road: Capabilities, setting: Setting) -> Iterator[Term]:
-    asked = sub.delivery
-    if sub.group is None:
-        yield Term("delivery", asked, "nobody", "needs a named group: without one nothing is kept")
-    elif sub.batch is not None:
-        yield Term("delivery", asked, "nobody", "is per message; take batch away")
-    elif not road.transactions:
-        yield Term(
-            "delivery",
-            asked,
-            "nobody",
-            "needs a business database that settles with the "
-            "handler's writes, and this road is none",
-        )
-    elif not setting.wants_tx:
-        yield Term(
-            "delivery",
-            asked,
-            "nobody",
-            "the handler takes no `tx: Transaction`, so its "
-            "effects could not commit with the settlement; add the parameter, or ask for "
-            "at-least-once and use delivery.idempotency_key",
-        )
-    elif not setting.is_async:
-        yield Term("delivery", asked, "nobody", "needs an `async def` handler: `tx` is awaited")
-    else:
-        alias = (
-            ""
-            if asked == "effectively-once"
-            else (
-                "exactly-once means effectively-once: no network delivers once, effects can happen "
-                "once. "
-            )
-        )
-        yield Term(
-            "delivery",
-            asked,
-            "road",
-            f"{alias}what the handler writes through tx commits "
-            "with the settlement; the write transaction opens at the first statement and "
-            "transactional handlers take turns. Effects beyond tx may repeat",
-        )
-
-
 def _order(sub: Subscription, road: Capabilities, setting: Setting) -> Iterator[Term]:
     if sub.order == "none":
         return
@@ -204,6 +172,69 @@ def _order(sub: Subscription, road: Capabilities, setting: Setting) -> Iterator[
             "engine",
             "lanes in the one consumer of the group; order holds within one priority",
         )
+
+
+def _sequence(sub: Subscription, road: Capabilities, setting: Setting) -> Iterator[Term]:
+    wish = sub.sequence
+    if wish is None:
+        return
+    asked = f"gaps up to {wish.gap.total_seconds():g} s, then {wish.on_gap}"
+    gaps = list(_sequence_gaps(sub, road, setting))
+    for gap in gaps:
+        yield Term("sequence", asked, "nobody", gap)
+    if gaps:
+        return
+    begins = wish.begins(sub.start)
+    first = "the first that is seen" if begins is None else str(begins)
+    place = "the store" if setting.database is None else setting.database.name
+    kept = "on the road" if road.sequences else f"in {place}"
+    yield Term(
+        "sequence",
+        asked,
+        "engine",
+        f"numbers begin with {first}; up to {wish.limit} messages wait for what is before them, "
+        f"and what was handled already is dropped; where the group stands is kept {kept}, "
+        "written with each batch that is settled",
+    )
+
+
+def _sequence_gaps(sub: Subscription, road: Capabilities, setting: Setting) -> Iterator[str]:
+    assert sub.sequence is not None
+    if sub.order != "key":
+        yield "numbers are of a key, whose messages run one by one: order='key'"
+    if sub.delivery == "at-most-once" or sub.group is None:
+        yield (
+            "what waits for its turn must not be settled yet: it needs a named group, and "
+            "delivery='at-least-once' or 'effectively-once'"
+        )
+    if sub.retry.on_dead == "park-key":
+        yield (
+            "a road parks what came later than the dead letter, and numbers may have come in "
+            "another order: on_dead='continue'"
+        )
+    if road.settling == "cumulative":
+        yield (
+            "this road settles by position, so one message that waits would hold up the answers "
+            "of its whole partition; use a road that settles each message by itself"
+        )
+    if split(sub.filter, road.filters)[0] is not None:
+        yield "what the road filters out never comes and looks missing; filter in the handler"
+    stored = setting.store is not None and setting.store.sequences
+    if not road.sequences and setting.database is None and not stored:
+        yield (
+            "this road cannot keep where the group stands, and no database is given that can: "
+            'Postroad(…, database="sqlite:///…")'
+        )
+    for name, held, most in (
+        ("limit", sub.sequence.limit, sub.prefetch),
+        ("limit_bytes", sub.sequence.limit_bytes, sub.prefetch_bytes),
+    ):
+        if held >= most:
+            other = "prefetch" if name == "limit" else "prefetch_bytes"
+            yield (
+                f"Sequence({name}={held}) with {other}={most} leaves no room for what is missing; "
+                f"raise {other} or lower {name}"
+            )
 
 
 def _total_order(sub: Subscription) -> Iterator[Term]:

@@ -11,6 +11,7 @@ from postroad.core.filters import Filter
 from postroad.core.flow import Breaker, Rate, Shed
 from postroad.core.pattern import check_pattern, is_pattern, matches
 from postroad.core.retry import DEFAULT_RETRY, Retry
+from postroad.core.sequence import Sequence
 from postroad.core.topic import Topic
 from postroad.errors import DeclarationError
 
@@ -61,6 +62,9 @@ class Subscription:
         prefetch: at most so many messages are held unsettled by one consumer.
         prefetch_bytes: and at most so many payload bytes (one larger message still passes).
         lease: how long a consumer may be silent before its messages go to another one.
+        sequence: take each key's messages in the order of their numbers; see `Sequence`.
+        inbox_window: with effectively-once, how long it is remembered that a message was handled:
+            a copy that comes later runs again.
     """
 
     source: Topic[Any] | str
@@ -79,6 +83,8 @@ class Subscription:
     prefetch: int = 1000
     prefetch_bytes: int = 64 << 20
     lease: timedelta = timedelta(seconds=30)
+    sequence: Sequence | None = None
+    inbox_window: timedelta = timedelta(days=7)
 
     def __post_init__(self) -> None:
         if isinstance(self.source, str):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from postroad.core.capabilities import Capabilities
 
-Keeper = Literal["road", "engine", "store", "nobody"]
+Keeper = Literal["road", "engine", "store", "database", "nobody"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Term:
     Attributes:
         subject: what it is about, e.g. `order`.
         asked: what was asked for.
-        keeper: who keeps it: the road natively, the engine, a store; `nobody` is a gap.
+        keeper: who keeps it: the road natively, the engine, a store, the business database;
+            `nobody` is a gap.
         detail: how, and what it costs or risks; for a gap, why not and the remedy.
     """
 
@@ -44,19 +45,36 @@ NOTHING_STORED = Stored()
 
 
 @dataclass(frozen=True)
+class Business:
+    """The business database, where `tx` writes and the inbox lives.
+
+    Attributes:
+        name: for people; holds no secret.
+        at_once: handlers' transactions in one process; 1 where a write keeps all others waiting.
+        outbox: whether what `tx` publishes can go through an outbox there.
+    """
+
+    name: str
+    at_once: int = 1
+    outbox: bool = False
+
+
+@dataclass(frozen=True)
 class Setting:
     """What the check needs to know beside the road.
 
     Attributes:
-        database: whether there is a business database that `tx` can reach; on a road with
-            `transactions` that is the road itself.
+        database: the business database, where it is not the road; on a road with `transactions`
+            that is the road itself.
+        road: the road as the business database, where it is one and more is known of it.
         peers: subscriptions of this app to the same topic and group, this one included.
         wants_tx: whether the handler takes a `Transaction`.
         is_async: whether the handler can be cancelled.
         store: what keeps what the road cannot, if one is given.
     """
 
-    database: bool = False
+    database: Business | None = None
+    road: Business | None = None
     peers: int = 1
     wants_tx: bool = False
     is_async: bool = True

@@ -6,7 +6,7 @@ from one event loop. A transport raises only `postroad.errors`; a driver's error
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,6 +29,7 @@ from postroad.core.flow import Rate
 from postroad.core.message import Message
 from postroad.core.notices import Notice
 from postroad.core.reports import Account, DeadLetter, Lag, TopicInfo
+from postroad.core.sequence import Change, LineId, Standing
 from postroad.core.subscription import Subscription
 from postroad.core.topic import Topic
 
@@ -191,7 +192,13 @@ class AtomicSettle(Protocol):
 
 
 class Transaction(Protocol):
-    """The business database inside one delivery: what it writes commits with the settlement."""
+    """The business database inside one delivery: what it writes commits with the settlement.
+
+    Parameters are written `?` (or `?1`, `?2`) on every database, or in the style of its own driver:
+    `$1` on PostgreSQL, `%s` on MySQL. Tasks may use it at the same time; statements run one after
+    the other. Which of its databases is asked decides what follows a failed statement: SQLite and
+    MySQL undo the statement, PostgreSQL the transaction.
+    """
 
     async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run one statement; returns the number of rows that it changed."""
@@ -212,16 +219,25 @@ class Transaction(Protocol):
 
 @runtime_checkable
 class SqlLog(Protocol):
-    """A consumer whose road is the business database: effectively once needs no inbox."""
+    """What gives a delivery its transaction in the business database: a consumer whose road is
+    that database, or an inbox beside the road."""
+
+    @property
+    def settles(self) -> bool:
+        """Whether the settlement is in the commit. Elsewhere the engine settles after it, and a
+        delivery that comes again in between is a duplicate."""
+        ...
 
     def transaction(
         self, delivery: Delivery, source: str
     ) -> AbstractAsyncContextManager[Transaction]:
-        """The delivery's transaction. Leaving it settles the delivery as handled and commits
-        both; an exception rolls both back and passes on. `source` stamps what it publishes.
+        """The delivery's transaction. Leaving it commits what the handler wrote, that the message
+        is handled, and where it `settles`, the settlement as handled; an exception rolls all of
+        it back and passes on. `source` stamps what it publishes.
 
         Raises:
-            LeaseLostError: on leaving, if the delivery was no longer ours; nothing is committed.
+            LeaseLostError: the delivery is no longer ours; nothing is committed.
+            DuplicateError: the message was handled before; nothing is committed.
         """
         ...
 
@@ -313,6 +329,51 @@ class Keeps(DeadLetters, Protocol):
     ) -> Collection[str]:
         """Which keys (of these, or of all) have anything unsettled that was kept for the group, or
         a dead letter that parks them. A topic of which nothing was kept has none."""
+        ...
+
+
+@runtime_checkable
+class KeepsSequences(Protocol):
+    """A transport that keeps where a group stands with numbered messages."""
+
+    async def sequences(self, group: str, lines: Collection[LineId]) -> Mapping[LineId, Standing]:
+        """Where it stands with these; those that it has not begun are left out."""
+        ...
+
+    async def advance_sequences(
+        self, group: str, changes: Sequence[Change], *, durable: bool = True
+    ) -> None:
+        """Note where it stands now, in one commit; idempotent. With `durable=False` that need
+        survive a power cut only if what is written here later does."""
+        ...
+
+    async def forget_sequences(self, group: str, topic: str) -> None:
+        """The group begins anew with every key of the topic."""
+        ...
+
+
+@runtime_checkable
+class SequencedTransaction(Transaction, Protocol):
+    """A delivery's transaction in the database that also keeps where its group stands."""
+
+    async def advance_sequences(self, group: str, changes: Sequence[Change]) -> None:
+        """As `KeepsSequences.advance_sequences`, in the transaction's commit."""
+        ...
+
+
+@runtime_checkable
+class Numbers(Protocol):
+    """A transport that can give a message the next number of its key."""
+
+    async def publish_numbered(
+        self, messages: Sequence[tuple[Topic[Any], Message]], epoch: str
+    ) -> Sequence[Receipt]:
+        """As `publish`; each gets the next number of its topic and key, in the commit that
+        accepts it: no number is given twice, and none without a message. All have keys.
+
+        Raises:
+            EncodeError: a key has used up its numbers.
+        """
         ...
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from msgspec.structs import replace
 
 from postroad.core.delivery import Outcome
 from postroad.core.pattern import is_pattern
@@ -69,8 +71,18 @@ class Audit:
         return "unknown" if "unknown" in verdicts else "balanced"
 
 
-async def audit(transport: Transport, pattern: str = "#", group: str | None = None) -> Audit:
+async def audit(
+    transport: Transport,
+    pattern: str = "#",
+    group: str | None = None,
+    *,
+    delayed: Callable[[str], int] = lambda _: 0,
+) -> Audit:
     """Audit every group on every topic that fits.
+
+    Args:
+        delayed: topic → how many of its messages were accepted and wait elsewhere for the time to
+            publish them here; scheduled, for each of its groups.
 
     Raises:
         NotFoundError: a topic or group was named and the road has none such.
@@ -83,7 +95,15 @@ async def audit(transport: Transport, pattern: str = "#", group: str | None = No
     if not wanted and (group is not None or not is_pattern(pattern)):
         raise NotFoundError(f"no group {group or ''} on {pattern!r}; `postroad topics` lists them")
     exact = transport.capabilities.audit == "exact"
-    return Audit(tuple([judge(await transport.account(*pair), exact) for pair in wanted]))
+    accounts = [await transport.account(*pair) for pair in wanted]
+    return Audit(tuple(judge(_with(one, delayed(one.topic)), exact) for one in accounts))
+
+
+def _with(account: Account, delayed: int) -> Account:
+    """The account of a road that keeps its scheduled messages elsewhere."""
+    return replace(
+        account, accepted=account.accepted + delayed, scheduled=account.scheduled + delayed
+    )
 
 
 def judge(account: Account, exact: bool) -> Entry:

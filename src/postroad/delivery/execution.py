@@ -26,6 +26,7 @@ from postroad.delivery.breaker import Circuit
 from postroad.delivery.handler import Handler
 from postroad.errors import (
     DecodeError,
+    DuplicateError,
     HandlerTypeError,
     LeaseLostError,
     PayloadError,
@@ -109,6 +110,7 @@ class Executor:
         sql_log: SqlLog | None,
         threads: int,
         on_failure: Callable[[Delivery, Failure], None],
+        on_duplicate: Callable[[Delivery], None] = lambda _: None,
         circuit: Circuit | None = None,
         is_lost: Callable[[Delivery], bool] = lambda _: False,
     ) -> None:
@@ -120,6 +122,7 @@ class Executor:
         self._decoders: dict[str, Decode] = {}
         self._sql_log = sql_log if handler.wants_tx else None
         self._on_failure = on_failure
+        self._on_duplicate = on_duplicate
         self._circuit = circuit
         self._is_lost = is_lost
         self._plain = handler.is_async and not handler.yields and not handler.extras
@@ -290,7 +293,12 @@ class Executor:
         except LeaseLostError:
             # Another consumer has it: neither a failure of the handler nor ours to answer.
             return Settlement(delivery, "nack")
-        return Answer(Settlement(delivery), [], settled=True)
+        except DuplicateError:
+            self._on_duplicate(delivery)
+            return Settlement(delivery)
+        if sql_log.settles:
+            return Answer(Settlement(delivery), [], settled=True)
+        return Settlement(delivery)
 
     async def _call(
         self, payload: Any, delivery: Any, tx: Transaction | None

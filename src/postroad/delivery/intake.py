@@ -17,6 +17,7 @@ from postroad.delivery.holding import blocked_share
 from postroad.delivery.patience import patiently
 from postroad.delivery.quarantine import Quarantine
 from postroad.delivery.rate import Limiter
+from postroad.delivery.resequencing import Resequencer
 from postroad.delivery.settler import Settler
 from postroad.delivery.shedding import Shedder
 
@@ -57,6 +58,7 @@ class Intake:
         self._quarantine = quarantine
         self.shedder = _make_shedder(subscription, transport, clock)
         _, self._filter = split(subscription.filter, transport.capabilities.filters)
+        self._numbered = consumer if isinstance(consumer, Resequencer) else None
         self.filling = 0
         self.apart: Sequence[Delivery] = ()
         self.settling_ahead = False
@@ -187,6 +189,9 @@ class Intake:
         for delivery in batch:
             if parking is not None and parking.turns_away(delivery):
                 continue
+            if self._numbered is not None and (known := self._numbered.verdict(delivery)):
+                self._answer(known)
+                continue
             end = self._end_of(delivery, now)
             if id(delivery) in shed and end is None:
                 end = "shed"
@@ -196,6 +201,16 @@ class Intake:
                 yield delivery
             else:
                 self._settler.add(Settlement(delivery, "ack", end))
+
+    def _answer(self, verdict: Settlement) -> None:
+        """What a number says of its message holds without a handler."""
+        if verdict.action == "ack":
+            self._hooks.duplicate(self._sub, verdict.delivery)
+            self._settler.add(verdict)
+        else:
+            if verdict.failure is not None:
+                self._hooks.failed(self._sub, verdict.delivery, verdict.failure)
+            self._answers.bury(verdict)
 
     def _end_of(self, delivery: Delivery, now_us: int) -> Outcome | None:
         """The outcome of a message that never reaches its handler; None if it does."""

@@ -19,6 +19,7 @@ import msgspec
 from postroad.core.clock import Clock, duration_us
 from postroad.core.delivery import Position, Settlement
 from postroad.core.message import Message
+from postroad.core.pattern import matches
 from postroad.core.subscription import Subscription
 from postroad.core.topic import Topic
 from postroad.core.transport import Keeps, Kept, Transport
@@ -26,6 +27,8 @@ from postroad.delivery.patience import patiently
 
 HEADER = "postroadmoved"
 PREFIX = "postroad.moved."
+FORWARDER = "postroad"
+"""The group that publishes on its road what waited in a store for its time."""
 _PARTITIONS = 16
 _LONGEST_NAME = 200
 _STRANGE = re.compile(r"[^A-Za-z0-9_-]+")
@@ -57,12 +60,29 @@ def prefix_of(group: str, road: str) -> str:
     return f"{PREFIX}{_STRANGE.sub('-', group)[:40]}-{digest}."
 
 
+def delayed_prefix(road: str) -> str:
+    """What the names of the topics begin with under which a store keeps what is to be published
+    on a road later; no group's prefix looks like it, and another road (`place_of`) has another
+    one. Without a road, of whoever uses the store."""
+    if not road:
+        return f"{PREFIX}delayed."
+    return f"{PREFIX}delayed.{blake2b(road.encode(), digest_size=4).hexdigest()}."
+
+
 def moved_name(prefix: str, topic: str) -> str:
     """The moved topic's name, of a topic or a pattern."""
     name = prefix + topic
     if len(name) <= _LONGEST_NAME:
         return name
     return prefix + blake2b(topic.encode(), digest_size=16).hexdigest()
+
+
+def is_moved(name: str, prefix: str, pattern: str) -> bool:
+    """Whether a store's topic is the moved one of a topic that fits the pattern. The name of a
+    long topic cannot be read back: it fits itself and `#`."""
+    if not name.startswith(prefix):
+        return False
+    return name == moved_name(prefix, pattern) or matches(pattern, name.removeprefix(prefix))
 
 
 def wrapped(message: Message, note: Note) -> Message:

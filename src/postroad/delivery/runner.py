@@ -26,12 +26,14 @@ from postroad.delivery.breaker import Circuit
 from postroad.delivery.execution import Decode, Executor, Rules
 from postroad.delivery.hand import Hand
 from postroad.delivery.handler import Handler
+from postroad.delivery.inbox import GroupInbox
 from postroad.delivery.intake import Intake
 from postroad.delivery.moving import Moving
 from postroad.delivery.ownership import Ownership
 from postroad.delivery.patience import patiently
 from postroad.delivery.quarantine import Quarantine
 from postroad.delivery.rate import Limiter
+from postroad.delivery.resequencing import Standings, resequenced
 from postroad.delivery.settler import Publish, Settler
 from postroad.delivery.stored import join_store
 from postroad.delivery.workers import Workers
@@ -57,6 +59,9 @@ class Work:
         moving: moves to a store what the road cannot keep.
         stored: consume what was moved to the store, which is the transport then, under this
             prefix.
+        inbox: the handler's transactions, where the business database is not the road.
+        standings: where it is kept how far the group is with numbered messages, if it takes them
+            in their order.
     """
 
     subscription: Subscription
@@ -70,6 +75,8 @@ class Work:
     quarantine: Quarantine = field(default_factory=Quarantine)
     moving: Moving | None = None
     stored: str | None = None
+    inbox: GroupInbox | None = None
+    standings: Standings | None = None
 
 
 class Runner:
@@ -111,7 +118,10 @@ class Runner:
                 return await join_store(source, self._sub, work.contract.plan, work.stored)
             return await source.subscribe(self._sub, work.contract.plan)
 
-        return await patiently(self._clock, join)
+        consumer = await patiently(self._clock, join)
+        if consumer is None or work.standings is None or work.stored is not None:
+            return consumer
+        return resequenced(consumer, self._sub, work.standings, self._clock)
 
 
 class Run:
@@ -160,9 +170,10 @@ class Run:
             self._rules(transport),
             clock,
             decode_for=work.decode_for,
-            sql_log=consumer if isinstance(consumer, SqlLog) else None,
+            sql_log=self._sql_log(consumer),
             threads=sub.concurrency,
             on_failure=failed,
+            on_duplicate=lambda delivery: hooks.duplicate(sub, delivery),
             circuit=circuit,
             is_lost=hand.is_lost,
         )
@@ -204,6 +215,13 @@ class Run:
             ownership.watch,
             lambda: hand.holding.regulate(consumer),
         ]
+        if work.inbox is not None:
+            self._background.append(work.inbox.tidy)
+
+    def _sql_log(self, consumer: Consumer) -> SqlLog | None:
+        if self._work.inbox is not None:
+            return self._work.inbox
+        return consumer if isinstance(consumer, SqlLog) else None
 
     def _rules(self, transport: Transport) -> Rules:
         road, moving = transport.capabilities, self._work.moving

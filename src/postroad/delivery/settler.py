@@ -64,6 +64,8 @@ class Settler:
         self._moving = moving
         self._to_move: list[Settlement] = []
         self._move = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._moved.set()
         self._atomic = consumer if isinstance(consumer, AtomicSettle) else None
         self._plain: list[Settlement] = []
         self._with_results: list[Pair] = []
@@ -78,6 +80,7 @@ class Settler:
             self._with_results.append((settlement, results))
         elif self._moving is not None and self._moving.moves(settlement):
             self._to_move.append(settlement)
+            self._moved.clear()
             self._move.set()
             return
         else:
@@ -132,12 +135,19 @@ class Settler:
                 for one in batch
             ]
             self._wake.set()
+            if not self._to_move:
+                self._moved.set()
 
     async def idle(self) -> None:
-        """Return when everything added so far is answered."""
-        while self._wake.is_set() or not self._idle.is_set():
+        """Return when everything added so far is answered, what is for the store is there and
+        answered on its road."""
+        while not self._is_idle():
+            await self._moved.wait()
             await self._idle.wait()
             await asyncio.sleep(0)
+
+    def _is_idle(self) -> bool:
+        return self._moved.is_set() and self._idle.is_set() and not self._wake.is_set()
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Settled]:
         """Answer these now; waits out a road that cannot be reached."""

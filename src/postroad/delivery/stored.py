@@ -13,7 +13,14 @@ from postroad.core.pattern import matches
 from postroad.core.reports import DeadLetter
 from postroad.core.subscription import Subscription
 from postroad.core.transport import Audited, Consumer, DeadLetters, Plan, Source
-from postroad.delivery.moving import PREFIX, moved_name, prefix_of, unwrapped
+from postroad.delivery.moving import (
+    FORWARDER,
+    PREFIX,
+    is_moved,
+    moved_name,
+    prefix_of,
+    unwrapped,
+)
 
 
 async def join_store(
@@ -107,24 +114,31 @@ def _ours(shown: Sequence[Delivery], owned: Sequence[Delivery]) -> list[Delivery
 
 
 class StoredLetters:
-    """`DeadLetters` of a store, under the names that they had on their road.
+    """`DeadLetters` of a store, under the names that they had on their road: of groups that gave
+    up what was moved, and of the forwarder that could not publish what was delayed.
 
     Args:
         road: whose they are; see `prefix_of`.
+        delayed: the prefix of its delayed messages, if the store keeps them; see `Delaying`.
     """
 
-    def __init__(self, store: DeadLetters, road: str) -> None:
+    def __init__(self, store: DeadLetters, road: str, delayed: str | None = None) -> None:
         self._store = store
         self._road = road
+        self._delayed = delayed
 
     async def dead_letters(self, topic: str, group: str | None, limit: int) -> Sequence[DeadLetter]:
         """See `DeadLetters.dead_letters`."""
         if limit <= 0:
             return []
-        pattern = PREFIX + "*." + topic if group is None else prefix_of(group, self._road) + topic
-        found = await self._store.dead_letters(pattern, group, limit)
-        ours = (one for one in found if one.topic.startswith(prefix_of(one.group, self._road)))
-        return [_letter(letter) for letter in ours]
+        asked = limit
+        while True:
+            found = await self._store.dead_letters(PREFIX + "#", group, asked)
+            ours = [_letter(letter) for letter in found if self._fits(letter, topic)]
+            if len(ours) >= limit or len(found) < asked:
+                return ours[:limit]
+            # Those of other topics and roads stand before ours and must not hide them.
+            asked *= 4
 
     async def redrive(self, ids: Sequence[str]) -> int:
         """See `DeadLetters.redrive`."""
@@ -134,19 +148,35 @@ class StoredLetters:
         """See `DeadLetters.discard`."""
         return await self._store.discard(ids)
 
+    def _fits(self, letter: DeadLetter, pattern: str) -> bool:
+        prefixes = [prefix_of(letter.group, self._road)]
+        if self._delayed is not None and letter.group == FORWARDER:
+            prefixes.append(self._delayed)
+        return any(
+            is_moved(letter.topic, prefix, pattern)
+            or (letter.topic.startswith(prefix) and matches(pattern, _letter(letter).topic))
+            for prefix in prefixes
+        )
+
 
 async def stored_groups(
     store: Audited, road: str, pattern: str, group: str | None
 ) -> Sequence[tuple[str, str]]:
     """(moved topic, group) of everything that was moved from the topics that fit."""
-    found = []
-    for moved, name in await store.groups(PREFIX + "#"):
-        prefix = prefix_of(name, road)
-        topic = moved.removeprefix(prefix)
-        fits = topic == pattern or matches(pattern, topic)
-        if moved.startswith(prefix) and fits and group in (None, name):
-            found.append((moved, name))
-    return found
+    return [
+        (moved, name)
+        for moved, name in await store.groups(PREFIX + "#")
+        if group in (None, name) and is_moved(moved, prefix_of(name, road), pattern)
+    ]
+
+
+async def delayed_groups(store: Audited, prefix: str, pattern: str) -> Sequence[tuple[str, str]]:
+    """(topic in the store, forwarder) of everything that was delayed for the topics that fit."""
+    return [
+        (moved, name)
+        for moved, name in await store.groups(prefix + "#")
+        if name == FORWARDER and is_moved(moved, prefix, pattern)
+    ]
 
 
 def _letter(letter: DeadLetter) -> DeadLetter:

@@ -20,17 +20,22 @@ from postroad.core.contract import (
     draft_topic,
 )
 from postroad.core.delivery import Start
+from postroad.core.external import ExternalSource
 from postroad.core.filters import Filter
 from postroad.core.flow import Breaker, Rate, Shed
 from postroad.core.hooks import HookChain
 from postroad.core.retry import Retry
+from postroad.core.sequence import Sequence as Numbered
 from postroad.core.subscription import Batch, Guarantee, Order, Subscription
+from postroad.core.terms import Business
+from postroad.core.ticks import ticks_of
 from postroad.core.topic import Topic
 from postroad.core.transport import Transport
 from postroad.core.url import place_of
 from postroad.delivery.handler import Handler, inspect_handler
+from postroad.delivery.inbox import Inbox
 from postroad.delivery.observers import Observers
-from postroad.delivery.schedule import Every, ticks_of
+from postroad.delivery.schedule import Every
 from postroad.errors import DeclarationError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,14 +58,21 @@ class SubscribeOptions(TypedDict, total=False):
     prefetch: int
     prefetch_bytes: int
     lease: timedelta
+    sequence: Numbered | None
+    inbox_window: timedelta
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A subscription with its handler."""
+    """A subscription with its handler.
+
+    Attributes:
+        transport: what it is read from, where that is not the road.
+    """
 
     subscription: Subscription
     handler: Handler
+    transport: Transport | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,9 @@ class Wiring:
         name: the CloudEvents source of what is published.
         transport: what it runs on, not yet opened.
         store: what keeps what the transport cannot, if one is given.
+        inbox: the business database, where it is not the road.
+        business: the road as the business database, where it is one.
+        database: the URL of the business database, with its secrets.
         hooks: where metrics, traces and logs attach.
         clock: time.
         catalog: the roads that a refusal may recommend.
@@ -84,6 +99,9 @@ class Wiring:
     hooks: HookChain
     clock: Clock
     catalog: Catalog
+    inbox: Inbox | None = None
+    business: Business | None = None
+    database: str | None = None
 
 
 class Declarations:
@@ -98,6 +116,9 @@ class Declarations:
         self.subscriptions: list[Bound] = []
         self._transport = wiring.transport
         self._store = wiring.store
+        self._inbox = wiring.inbox
+        self._business = wiring.business
+        self._database = wiring.database
         self._place = place_of(wiring.url)
         self._catalog = wiring.catalog
         self._observers = Observers(self.hooks)
@@ -112,9 +133,14 @@ class Declarations:
         return self._transport.capabilities
 
     def subscribe(
-        self, source: Topic[Any] | str, *, group: str | None, **options: Unpack[SubscribeOptions]
+        self,
+        source: Topic[Any] | str | ExternalSource,
+        *,
+        group: str | None,
+        **options: Unpack[SubscribeOptions],
     ) -> Callable[[F], F]:
-        """Declare that the decorated function handles a topic (or a pattern) for a group.
+        """Declare that the decorated function handles a topic (or a pattern) for a group; or what
+        does not come over the road, such as the rows of a table (`PollingSource`).
 
         The options are the fields of `Subscription`. The function stays callable as it is.
 
@@ -122,13 +148,20 @@ class Declarations:
             DeclarationError: the subscription or the handler cannot work; `HandlerTypeError` if
                 the handler's type does not match its topic.
         """
-        subscription = Subscription(source=source, group=group, **options)
+        transport = None
+        if isinstance(source, ExternalSource):
+            wanted = Subscription(source=source.topic, group=group, **options)
+            subscription = source.subscription(wanted)
+            self._refuse_other_groups(subscription)
+            transport = source.transport(self._database, self.clock)
+        else:
+            subscription = Subscription(source=source, group=group, **options)
         if isinstance(source, Topic):
             self._declare(source)
 
         def bind(function: F) -> F:
             handler = inspect_handler(function, subscription)
-            self.subscriptions.append(Bound(subscription, handler))
+            self.subscriptions.append(Bound(subscription, handler, transport))
             self._needs_road.clear()
             return function
 
@@ -195,7 +228,7 @@ class Declarations:
         """The contract of every subscription, then of every topic's publishing side. A gap is a
         term that `nobody` keeps; nothing is raised."""
         contracts = [
-            draft(bound.subscription, self.capabilities, self._setting(bound))
+            draft(bound.subscription, self._transport_of(bound).capabilities, self._setting(bound))
             for bound in self.subscriptions
         ]
         publishing = [draft_topic(topic, self.capabilities) for topic in self.topics.values()]
@@ -213,7 +246,29 @@ class Declarations:
             check_topic(topic, self.capabilities, self._catalog)
 
     def _contract(self, bound: Bound) -> Contract:
-        return check(bound.subscription, self.capabilities, self._setting(bound), self._catalog)
+        capabilities = self._transport_of(bound).capabilities
+        return check(bound.subscription, capabilities, self._setting(bound), self._catalog)
+
+    def _transport_of(self, bound: Bound) -> Transport:
+        """What a subscription is read from: the road, or what its source brings along."""
+        return bound.transport or self._transport
+
+    def _external(self) -> Sequence[tuple[Transport, Subscription]]:
+        """What does not come over the road, with what it is read from."""
+        return [
+            (bound.transport, bound.subscription)
+            for bound in self.subscriptions
+            if bound.transport is not None
+        ]
+
+    def _refuse_other_groups(self, mine: Subscription) -> None:
+        """What a group takes from an external source is gone for another one."""
+        for _, other in self._external():
+            if other.source is mine.source and other.group != mine.group:
+                raise DeclarationError(
+                    f"{mine}: the group {other.group!r} takes what is ready there already, and "
+                    "none would see all of it; let its handler publish to a topic that both read"
+                )
 
     def _setting(self, bound: Bound) -> Setting:
         mine = bound.subscription
@@ -224,6 +279,8 @@ class Declarations:
             and other.subscription.source_name == mine.source_name
         )
         return Setting(
+            database=None if self._inbox is None else self._inbox.business,
+            road=self._business,
             peers=peers,
             wants_tx=bound.handler.wants_tx,
             is_async=bound.handler.is_async,

@@ -63,8 +63,26 @@ class Connection(Protocol):
         """Run one statement for each row."""
         ...
 
+    def defer(self, statement: Statement, parameters: Sequence[Any] = (), /) -> None:
+        """Run one statement whose answer nobody needs: before the next one that is executed, or
+        with the commit. Where a round trip costs, it shares theirs."""
+        ...
+
     def insert(self, statement: Statement, parameters: Sequence[Any], /) -> int:
         """Insert one row into a table that numbers its rows; returns the number."""
+        ...
+
+    def insert_many(self, statement: Statement, rows: Sequence[Sequence[Any]], /) -> None:
+        """Insert rows by a plain `INSERT INTO … (…) VALUES (?, …)`, as fast as the database can."""
+        ...
+
+    def spelled(self, statement: str, /) -> str:
+        """A statement of a migration as this server wants it written."""
+        ...
+
+    def define(self, statement: str, /) -> None:
+        """Run a statement of a migration, `spelled`. Where such a statement is its own transaction, what it
+        makes may be there already, left by a migration that was broken off."""
         ...
 
     def next_fence(self) -> int:
@@ -73,7 +91,13 @@ class Connection(Protocol):
 
     def lock(self, name: str, /) -> None:
         """Until the transaction ends, nobody else holds the lock of this name. Locks are taken in
-        this order, so that nobody waits in a circle: a group's, `topics`, streams by number."""
+        this order, so that nobody waits in a circle: a group's, `schedule`, `topics`, and then
+        the rows of streams, by number."""
+        ...
+
+    def announce(self, topic: str, /) -> None:
+        """With the commit, tell those of other processes who wait that there is something on this
+        topic; with an empty name, that there may be something anywhere."""
         ...
 
     def commit(self) -> None:

@@ -8,14 +8,16 @@ from collections.abc import Callable
 from typing import TypeVar
 from zlib import crc32
 
-from postroad.errors import ClosedError, StorageBusyError
+from postroad.errors import ClosedError
 from postroad.storage.connection import Connection
-from postroad.storage.place import Place
+from postroad.storage.place import Changed, Connected, Place
+from postroad.storage.transactions import Transactions
 from postroad.storage.turn import Turn
 from postroad.storage.worker import Worker, snapshot
 from postroad.storage.writer import Completion, Writer
 
 R = TypeVar("R")
+T = TypeVar("T")
 _GROUP_WRITERS = 2
 """Threads, with a connection each, for what groups claim and settle."""
 
@@ -26,11 +28,16 @@ class Database:
     A place with one writer at a time has one writing thread. Elsewhere what is published goes
     through one, what a group claims and settles through one of a few others, so that neither waits
     for the other's commits.
+
+    Attributes:
+        transactions: those of handlers.
     """
 
-    def __init__(self, place: Place, changed: Callable[[], None]) -> None:
-        """`changed` is called on the loop after another connection has committed, while
-        somebody is between `watcher.enter()` and `watcher.leave()`."""
+    def __init__(
+        self, place: Place, changed: Changed, connected: Connected = lambda _: None
+    ) -> None:
+        """`changed` is called on the loop after somebody else has committed, while somebody is
+        between `watcher.enter()` and `watcher.leave()`; see `Place.watch`."""
         self.place = place
         self._loop = loop = asyncio.get_running_loop()
         self._process = os.getpid()
@@ -40,14 +47,21 @@ class Database:
         self._writers: dict[int, Writer] = {}
         self._reader = Worker(place, loop, "reader", read_only=True)
         self._scanner = Worker(place, loop, "scanner", read_only=True)
-        self.handlers = Worker(place, loop, "handlers")
-        self.watcher = place.watch(lambda: _tell(loop, changed))
+        self.transactions = Transactions(place, self._turn, loop, self.usable)
+        self.watcher = place.watch(
+            lambda topics: _tell(loop, changed, topics), lambda up: _tell(loop, connected, up)
+        )
 
     @classmethod
-    async def open(cls, place: Place, changed: Callable[[], None]) -> Database:
+    async def open(
+        cls,
+        place: Place,
+        changed: Changed = lambda _: None,
+        connected: Connected = lambda _: None,
+    ) -> Database:
         """Create or migrate the tables and start the threads. Raises `StorageError`s."""
         await asyncio.to_thread(place.prepare)
-        return cls(place, changed)
+        return cls(place, changed, connected)
 
     @property
     def commits(self) -> int:
@@ -84,38 +98,17 @@ class Database:
         self.usable()
         return self._reader.submit(snapshot(function, self.place))
 
+    def peek(self, function: Callable[[Connection], R]) -> asyncio.Future[R]:
+        """As `read`, for a single statement, which is of one instant by itself."""
+        if self.place.one_writer:
+            return self.read(function)
+        self.usable()
+        return self._reader.submit(function)
+
     def scan(self, function: Callable[[Connection], R]) -> asyncio.Future[R]:
         """As `read`, for what may take long: a count of millions of rows holds up no reader."""
         self.usable()
         return self._scanner.submit(snapshot(function, self.place))
-
-    def handle(self, function: Callable[[Connection], R]) -> asyncio.Future[R]:
-        """Run a function on the connection of handlers' transactions, outside any transaction
-        unless `begin` has opened one."""
-        self.usable()
-        return self.handlers.submit(function)
-
-    def begin(self, connection: Connection) -> None:
-        """Open the handlers' write transaction; on their thread. Ends with `end`."""
-        if not self._turn.take(self.place.busy):
-            raise StorageBusyError(f"{self.place.name}: the writer is stuck; try again")
-        try:
-            self.place.begin(connection, "", durable=True)
-        except BaseException:
-            self._turn.leave()
-            raise
-
-    def end(self, connection: Connection, *, commit: bool) -> None:
-        """Close the handlers' write transaction, on their thread."""
-        try:
-            if commit:
-                connection.commit()
-        finally:
-            try:
-                if connection.in_transaction:
-                    connection.abandon()
-            finally:
-                self._turn.leave()
 
     def usable(self) -> None:
         """Raises:
@@ -140,14 +133,18 @@ class Database:
         self.watcher.stop()
         self._reader.stop()
         self._scanner.stop()
-        self.handlers.stop()
+        self.transactions.stop()
         for writer in self._writers.values():
             writer.stop()
         self.writer.stop()
 
 
-def _tell(loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
+def _tell(
+    loop: asyncio.AbstractEventLoop,
+    told: Callable[[T], None],
+    what: T,
+) -> None:
     try:
-        loop.call_soon_threadsafe(changed)
+        loop.call_soon_threadsafe(told, what)
     except RuntimeError:
         pass  # the loop is closed: nobody waits any more

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import resources
 
 from postroad.core.clock import SystemClock
-from postroad.errors import StorageVersionError
+from postroad.errors import StoragePermissionError, StorageVersionError
 from postroad.storage.connection import Connection
 from postroad.storage.statements import Dialect, load, read
 
@@ -39,9 +39,9 @@ def check(connection: Connection, place: str) -> bool:
     Raises:
         StorageVersionError: it was written by a newer Postroad; nothing is changed.
     """
-    found, known = version(connection), len(migrations(connection.dialect))
+    found, known = version(connection), known_version(connection.dialect)
     if found > known:
-        raise _newer(place, found, known)
+        raise newer(place, found, connection.dialect)
     return found < known
 
 
@@ -53,14 +53,29 @@ def recheck(connection: Connection, place: str) -> None:
         StorageVersionError: they are not; nothing is changed.
     """
     row = connection.execute(_SQL["version"]).fetchone()
-    if row is not None and int(row[0]) != (known := len(migrations(connection.dialect))):
-        raise _newer(place, int(row[0]), known)
+    if row is not None and int(row[0]) != known_version(connection.dialect):
+        raise newer(place, int(row[0]), connection.dialect)
 
 
-def _newer(place: str, found: int, known: int) -> StorageVersionError:
+def known_version(dialect: Dialect) -> int:
+    """The version that this Postroad works with."""
+    return len(migrations(dialect))
+
+
+def newer(place: str, found: int, dialect: Dialect) -> StorageVersionError:
+    """The error for tables of a version that this Postroad does not know."""
+    known = known_version(dialect)
     return StorageVersionError(
         f"{place} has version {found} of Postroad's tables, this Postroad knows up to "
         f"{known}; upgrade Postroad, or name another database"
+    )
+
+
+def may_not_migrate(place: str, why: str) -> StoragePermissionError:
+    """The error for a role that may use tables, and not make them."""
+    return StoragePermissionError(
+        f"{why}. Our tables in {place} are missing or of an older version, and this role may not "
+        "make them: run `postroad migrate` with the URL of one that may (docs/databases.md)"
     )
 
 
@@ -75,12 +90,22 @@ def migrate(connection: Connection, place: str) -> None:
     if not check(connection, place):
         return
     _refuse_in_use(connection, place)
-    connection.execute(_SQL["create_meta"])
-    scripts = migrations(connection.dialect)
-    for script in scripts[version(connection) :]:
-        for statement in split(script):
-            connection.execute(statement)
-    connection.execute(_SQL["set_version"], (len(scripts),))
+    for statement in pending(connection):
+        connection.define(statement)
+
+
+def pending(connection: Connection) -> list[str]:
+    """What `migrate` would run: the statements from this database's version to the present one;
+    after those of each version the one that notes it. Only reads."""
+    found, dialect = version(connection), connection.dialect
+    scripts = migrations(dialect)
+    if found >= len(scripts):
+        return []
+    statements = [_SQL["create_meta"].text(dialect, "qmark").sql]
+    for number, script in enumerate(scripts[found:], found + 1):
+        statements += split(script)
+        statements.append(_SQL["set_version"].text(dialect, "qmark").sql.replace("?", str(number)))
+    return [connection.spelled(statement.strip()) for statement in statements]
 
 
 def _refuse_in_use(connection: Connection, place: str) -> None:

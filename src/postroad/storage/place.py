@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from postroad.core.clock import Clock
 from postroad.errors import StorageError
 from postroad.storage.connection import Connection
 from postroad.storage.statements import Dialect
+
+Changed: TypeAlias = Callable[[frozenset[str] | None], None]
+"""Told that somebody else has committed: something on these topics, or anything (None)."""
+
+
+Connected: TypeAlias = Callable[[bool], None]
+"""Told that the server has come back, or (False) was lost."""
 
 
 class Watch(Protocol):
@@ -50,6 +58,16 @@ class Place(Protocol):
         ...
 
     @property
+    def clock(self) -> Clock | None:
+        """The server's own, which every `begin` sets right; None where there is no server."""
+        ...
+
+    @property
+    def pool(self) -> int:
+        """How many handlers' transactions may be open at once."""
+        ...
+
+    @property
     def one_writer(self) -> bool:
         """Whether a write transaction keeps every other one waiting."""
         ...
@@ -88,9 +106,10 @@ class Place(Protocol):
         others, or its connection was lost before it began to commit."""
         ...
 
-    def watch(self, changed: Callable[[], None]) -> Watch:
+    def watch(self, changed: Changed, connected: Connected) -> Watch:
         """Start noticing what others commit: `changed` is called, from another thread, while
-        somebody is between `enter` and `leave`."""
+        somebody is between `enter` and `leave`. `connected` is told when the server is lost, and
+        when it is back."""
         ...
 
     def last(self, connection: Connection) -> None:

@@ -3,7 +3,8 @@
 A file holds blocks that begin with `-- name: claim_insert`; the statement is what follows, up to
 the next name. What every dialect understands is in `common/`; a dialect's own folder holds a file
 of the same name with the statements that it has to say differently. Parameters are written `?`, in
-turn, or `?1`, `?2`, … where one is used twice; each driver gets them as it wants them.
+turn, or `?1`, `?2`, … where one is used twice, or `(?*)`, a list whose length is told later; each
+driver gets them as it wants them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ NATIVE: MappingProxyType[Dialect, Style] = MappingProxyType(
 """The style of our own connections."""
 
 _NAME = re.compile(r"^-- name: (\w+)[ \t]*$", re.MULTILINE)
-_PARAMETER = re.compile(r"'[^']*'|--[^\n]*|\?(\d*)")
+_PARAMETER = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|--[^\n]*|\?(\d*)""")
 
 
 class Text(NamedTuple):
@@ -44,11 +45,12 @@ class Text(NamedTuple):
 class Statement:
     """One statement by its name, in every dialect that has it."""
 
-    __slots__ = ("_styled", "_written", "mysql", "name", "postgresql", "sqlite")
+    __slots__ = ("_many", "_styled", "_written", "mysql", "name", "postgresql", "sqlite")
 
     def __init__(self, name: str, written: dict[Dialect, str]) -> None:
         self.name = name
         self._written = written
+        self._many: dict[int, Statement] = {}
         self._styled: dict[tuple[Dialect, Style], Text] = {}
         self.sqlite = written.get("sqlite", "")
         self.postgresql = self._native("postgresql").sql
@@ -68,11 +70,26 @@ class Statement:
             self._styled[dialect, style] = found
         return found
 
+    def many(self, number: int) -> Statement:
+        """The statement with its list, written `(?*)`, of so many parameters: those after the
+        numbered ones. Written twice, it is the same list."""
+        found = self._many.get(number)
+        if found is None:
+            written = {d: _with_list(sql, number) for d, sql in self._written.items()}
+            found = self._many[number] = Statement(self.name, written)
+        return found
+
     def _native(self, dialect: Dialect) -> Text:
         return self.text(dialect, NATIVE[dialect]) if dialect in self._written else Text("")
 
     def __repr__(self) -> str:
         return f"<Statement {self.name}>"
+
+
+def _with_list(sql: str, number: int) -> str:
+    first = max(map(int, re.findall(r"\?(\d+)", sql)), default=0) + 1
+    marks = ", ".join(f"?{n}" for n in range(first, first + number))
+    return sql.replace("(?*)", f"({marks})")
 
 
 def styled(sql: str, style: Style) -> Text:
@@ -85,7 +102,7 @@ def styled(sql: str, style: Style) -> Text:
 
     def parameter(found: re.Match[str]) -> str:
         if not found[0].startswith("?"):
-            return found[0]  # a literal or a comment
+            return found[0]  # a literal, a quoted name or a comment
         order.append(int(found[1]) - 1 if found[1] else len(order))
         if style == "format":
             return "%s"

@@ -181,6 +181,8 @@ class Writer:
         try:
             connection.commit()
         except self._place.failure as error:
+            if self._place.again(error) and not connection.broken:
+                raise  # a victim of others was certainly undone
             raise self._place.mapped(error, committing=True) from error
 
     def _connected(self) -> Connection:

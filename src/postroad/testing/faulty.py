@@ -95,6 +95,8 @@ class FaultyConsumer:
     """A consumer that suffers its road's faults. After a crash it is a new process: what the old
     one held is silent until its lease is over."""
 
+    settles = True
+
     def __init__(
         self,
         road: FaultyTransport,

@@ -417,6 +417,10 @@ class _Consumer:
     ) -> Sequence[Settled]:
         return await self.disguise.settle_and_publish(self.inner, settlements, messages)
 
+    @property
+    def settles(self) -> bool:
+        return bool(getattr(self.inner, "settles", True))
+
     def transaction(
         self, delivery: Delivery, source: str
     ) -> AbstractAsyncContextManager[Transaction]:

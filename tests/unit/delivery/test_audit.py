@@ -88,3 +88,12 @@ async def test_a_road_that_does_not_count_is_unknown() -> None:
     assert found.verdict == "unknown"
     assert found.entries[0].reason
     assert found.entries[0].pending == 0
+
+
+async def test_what_waits_elsewhere_is_accepted_and_scheduled_for_every_group() -> None:
+    road: Any = Road()
+    found = await audit(road, "orders", delayed={"orders": 7, "other": 1}.__getitem__)
+    assert [one.account and one.account.scheduled for one in found.entries] == [9, 9]
+    assert [one.account and one.account.accepted for one in found.entries] == [107, 108]
+    assert [one.pending for one in found.entries] == [27, 27]
+    assert [one.verdict for one in found.entries] == ["balanced", "unbalanced"], "hides nothing"

@@ -23,7 +23,7 @@ from postroad.core.topic import Topic
 from postroad.core.transport import Transaction
 from postroad.delivery.execution import Answer, Executor, Held, Rules, Verdict, inside_transaction
 from postroad.delivery.handler import inspect_handler
-from postroad.errors import LeaseLostError
+from postroad.errors import DuplicateError, LeaseLostError
 from postroad.testing.clock import VirtualClock
 
 
@@ -57,6 +57,7 @@ class Bench:
         max_payload: int = 100,
     ) -> None:
         self.failures: list[Failure] = []
+        self.duplicates: list[Delivery] = []
         self.decoded = 0
         rules = Rules(retry, gives_back, timeout, "tests", lambda name: max_payload)
         subscription = Subscription(source=TOPIC, group="g", batch=batch)
@@ -68,6 +69,7 @@ class Bench:
             sql_log=sql_log,
             threads=2,
             on_failure=lambda delivery, failure: self.failures.append(failure),
+            on_duplicate=self.duplicates.append,
         )
 
     def decode(self, data: bytes) -> Job:
@@ -268,10 +270,12 @@ async def test_a_wrong_result_fails_and_publishes_nothing(wrong: Any) -> None:
 
 
 class SqlLog:
-    """Commits on leaving, unless the delivery was lost."""
+    """Commits on leaving, unless the delivery was lost or its message handled before."""
 
-    def __init__(self, lost: bool = False) -> None:
+    def __init__(self, lost: bool = False, settles: bool = True, known: bool = False) -> None:
         self.lost = lost
+        self.settles = settles
+        self.known = known
         self.log: list[Any] = []
 
     @asynccontextmanager
@@ -283,6 +287,8 @@ class SqlLog:
             raise
         if self.lost:
             raise LeaseLostError("too late")
+        if self.known:
+            raise DuplicateError("handled before")
         self.log.append("commit")
 
     async def publish(self, topic: Topic[Any], payload: Any) -> None:
@@ -322,6 +328,24 @@ async def test_a_lost_lease_costs_no_attempt() -> None:
     bench = Bench(handler, sql_log=SqlLog(lost=True))
     verdict = await bench.run()
     assert (verdict.action, verdict.failure, bench.failures) == ("nack", None, [])
+
+
+async def test_what_its_transaction_does_not_settle_is_settled_with_the_others() -> None:
+    async def handler(job: Job, tx: Transaction) -> None: ...
+
+    verdict = await Bench(handler, sql_log=SqlLog(settles=False)).run()
+    assert isinstance(verdict, Settlement)
+    assert (verdict.action, verdict.outcome) == ("ack", "handled")
+
+
+async def test_a_duplicate_is_settled_and_no_failure() -> None:
+    async def handler(job: Job, tx: Transaction) -> None: ...
+
+    bench = Bench(handler, sql_log=SqlLog(known=True))
+    verdict = await bench.run()
+    assert isinstance(verdict, Settlement)
+    assert (verdict.action, verdict.outcome, bench.failures) == ("ack", "handled", [])
+    assert len(bench.duplicates) == 1
 
 
 # ------------------------------------------------------------------ batches

@@ -14,9 +14,10 @@ import pytest
 from postroad.core.clock import from_us, to_us
 from postroad.core.delivery import Settlement
 from postroad.core.subscription import Subscription
+from postroad.core.ticks import ticks_of
 from postroad.core.topic import Topic
 from postroad.core.transport import Consumer, Plan
-from postroad.delivery.schedule import Every, Ticker, ticks_of
+from postroad.delivery.schedule import Every, Ticker
 from postroad.errors import (
     DeclarationError,
     StorageCorruptError,

@@ -64,6 +64,24 @@ class Plain:
         self.log.append(("settle", [number(one) for one in settlements]))
         return answers
 
+    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        return deliveries
+
+
+class Slow:
+    """`Moving` into a store that takes dead letters, each batch when it is let."""
+
+    def __init__(self, log: list[tuple[str, list[int]]]) -> None:
+        self.log = log
+        self.permits = asyncio.Semaphore(0)
+
+    def moves(self, settlement: Settlement) -> bool:
+        return settlement.action == "reject"
+
+    async def move(self, settlements: Sequence[Settlement]) -> None:
+        await self.permits.acquire()
+        self.log.append(("move", [number(one) for one in settlements]))
+
 
 class Atomic(Plain):
     async def settle_and_publish(
@@ -111,7 +129,9 @@ class Counts(Hooks):
 class Desk:
     """A settler with everything around it."""
 
-    def __init__(self, consumer: Plain, prefix: Prefix | None = None) -> None:
+    def __init__(
+        self, consumer: Plain, prefix: Prefix | None = None, moving: Any | None = None
+    ) -> None:
         self.consumer = consumer
         self.clock = VirtualClock()
         self.counts = Counts()
@@ -126,6 +146,7 @@ class Desk:
             publish=self.publishing,
             on_settled=lambda ones: self.ended.extend(number(one) for one in ones),
             prefix=prefix,
+            moving=moving,
         )
         self.task = asyncio.create_task(self.settler.run())
 
@@ -140,8 +161,8 @@ def number(settlement: Settlement) -> int:
 
 
 @asynccontextmanager
-async def desk_of(consumer: Plain, prefix: Prefix | None = None) -> Any:
-    desk = Desk(consumer, prefix)
+async def desk_of(consumer: Plain, prefix: Prefix | None = None, moving: Any | None = None) -> Any:
+    desk = Desk(consumer, prefix, moving)
     try:
         yield desk
     finally:
@@ -407,4 +428,26 @@ async def test_idle_is_when_everything_added_is_answered() -> None:
         await desk.pass_time(1)
         assert idle.done()
         assert desk.consumer.log == [("settle", [1])]
+        await desk.settler.idle()
+
+
+async def test_idle_is_when_what_is_for_the_store_is_there_and_answered() -> None:
+    consumer = Plain()
+    moving = Slow(consumer.log)
+    async with desk_of(consumer, moving=moving) as desk:
+        desk.settler.add(Settlement(delivery(1), "reject", failure=FAILURE))
+        idle = asyncio.create_task(desk.settler.idle())
+        await desk.pass_time(0)
+        assert not idle.done(), "the store has not taken it"
+        desk.settler.add(Settlement(delivery(2), "reject", failure=FAILURE))
+        desk.settler.add(Settlement(delivery(3)))
+        await desk.pass_time(0)
+        moving.permits.release()
+        await desk.pass_time(0)
+        assert consumer.log == [("settle", [3]), ("move", [1]), ("settle", [1])]
+        assert not idle.done(), "nor the one that came meanwhile"
+        moving.permits.release()
+        await desk.pass_time(0)
+        assert idle.done()
+        assert consumer.log[3:] == [("move", [2]), ("settle", [2])]
         await desk.settler.idle()

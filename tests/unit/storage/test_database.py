@@ -29,7 +29,7 @@ from postroad.storage.database import Database
 from postroad.storage.sqlite.connection import SqlitePlace, prepare
 
 
-def nothing() -> None:
+def nothing(topics: object) -> None:
     pass
 
 

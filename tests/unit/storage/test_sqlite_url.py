@@ -8,7 +8,7 @@ import pytest
 
 from postroad.errors import InvalidURLError
 from postroad.storage.sqlite.url import parse
-from postroad.transports.sql import SqliteTransport
+from postroad.transports.sql import SqlTransport
 
 
 def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,11 +36,11 @@ def test_parameters() -> None:
 )
 def test_refusals(url: str, says: str) -> None:
     with pytest.raises(InvalidURLError, match=says):
-        SqliteTransport(url)
+        SqlTransport(url)
 
 
 def test_capabilities_say_what_each_durability_risks() -> None:
-    full = SqliteTransport("sqlite:///a.db").capabilities
-    normal = SqliteTransport("sqlite:///a.db?durability=normal").capabilities
+    full = SqlTransport("sqlite:///a.db").capabilities
+    normal = SqlTransport("sqlite:///a.db?durability=normal").capabilities
     assert "loses nothing acknowledged" in full.risk
     assert "may lose the last commits" in normal.risk

@@ -46,7 +46,7 @@ def test_every_statement_fits_the_schema() -> None:
     connection.execute(load("schema")["create_meta"].sqlite)
     for subject in SUBJECTS:
         for found in load(subject).values():
-            sql = found.sqlite
+            sql = found.many(2).sqlite
             if not sql:
                 continue  # of another dialect
             numbered = max(map(int, re.findall(r"\?(\d+)", sql)), default=0)
@@ -63,6 +63,8 @@ def test_parameters_in_each_style() -> None:
     percent = styled(written, "format")
     assert percent.sql.split("\n")[1] == " FROM t WHERE a = %s AND b = %s OR c = %s AND d LIKE '%%'"
     assert percent.arranged("xy") == ["y", "x", "y"]
+    names = """UPDATE "a?--'" SET `b?"` = ?"""
+    assert styled(names, "dollar").sql == names[:-1] + "$1"
     assert styled("VALUES (?, ?)", "named").sql == "VALUES (:p1, :p2)"
     assert styled("VALUES (?, ?)", "format") == ("VALUES (%s, %s)", None)
 

@@ -22,6 +22,7 @@ _MARKS = {
     "road": ("✓ road", "green"),
     "engine": ("+ engine", "cyan"),
     "store": ("+ store", "cyan"),
+    "database": ("+ database", "cyan"),
     "nobody": ("✗ nobody", "bold red"),
 }
 

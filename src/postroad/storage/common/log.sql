@@ -17,6 +17,11 @@ UPDATE postroad_topics SET partitions = ?, age_us = ?, size = ?, consumed = ? WH
 -- name: streams
 SELECT part, priority, id, next_offset, last_us FROM postroad_streams WHERE topic_id = ?;
 
+-- name: streams_lock
+SELECT id, next_offset, last_us, topic_id,
+       (SELECT partitions FROM postroad_topics t WHERE t.id = topic_id)
+FROM postroad_streams WHERE id IN (?*) ORDER BY id FOR UPDATE;
+
 -- name: stream_insert
 INSERT INTO postroad_streams (topic_id, part, priority) VALUES (?, ?, ?);
 

@@ -52,6 +52,10 @@ SELECT next_offset FROM postroad_cursors WHERE group_id = ? AND stream_id = ?;
 -- name: dead_group
 SELECT group_id, stream_id, lane, log_offset FROM postroad_dead_letters WHERE number = ?;
 
+-- name: dead_groups
+SELECT DISTINCT g.name FROM postroad_dead_letters d JOIN postroad_groups g ON g.id = d.group_id
+WHERE d.number IN (?*);
+
 -- name: redrive
 INSERT INTO postroad_retries
     (group_id, stream_id, log_offset, lane, due_us, session_id, attempts, starts, lost, failures,

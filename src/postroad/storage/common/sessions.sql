@@ -14,6 +14,13 @@ UPDATE postroad_sessions SET lease_until_us = ? WHERE id = ?;
 -- name: expired
 SELECT id FROM postroad_sessions WHERE name = ? AND lease_until_us <= ?;
 
+-- name: ended
+SELECT id FROM postroad_sessions WHERE name = ? AND lease_until_us <= ?
+FOR UPDATE SKIP LOCKED;
+
+-- name: next_over
+SELECT min(lease_until_us) FROM postroad_sessions WHERE name = ?;
+
 -- name: members
 SELECT id, source FROM postroad_sessions WHERE name = ? ORDER BY id;
 

@@ -6,7 +6,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from postroad.errors import StorageBusyError, StorageError
 from postroad.storage.connection import Connection
 from postroad.storage.migrations import check, migrate, recheck
+from postroad.storage.place import Changed, Connected
 from postroad.storage.sqlite.errors import denied, is_busy, mapped
 from postroad.storage.sqlite.watcher import Watcher
 from postroad.storage.statements import Dialect, Statement
@@ -60,9 +61,25 @@ class SqliteConnection(sqlite3.Connection):
         sql = statement if isinstance(statement, str) else statement.sqlite
         return super().executemany(sql, rows)
 
+    def defer(self, statement: Statement, parameters: Sequence[Any] = (), /) -> None:
+        """See `Connection.defer`."""
+        super().execute(statement.sqlite, parameters)
+
     def insert(self, statement: Statement, parameters: Sequence[Any], /) -> int:
         """See `Connection.insert`."""
         return int(self.execute(statement, parameters).lastrowid or 0)
+
+    def insert_many(self, statement: Statement, rows: Sequence[Sequence[Any]], /) -> None:
+        """See `Connection.insert_many`."""
+        self.executemany(statement, rows)
+
+    def spelled(self, statement: str, /) -> str:
+        """See `Connection.spelled`."""
+        return statement
+
+    def define(self, statement: str, /) -> None:
+        """See `Connection.define`."""
+        self.execute(statement)
 
     def next_fence(self) -> int:
         """See `Connection.next_fence`."""
@@ -71,6 +88,9 @@ class SqliteConnection(sqlite3.Connection):
 
     def lock(self, name: str, /) -> None:
         """The one write lock is held already."""
+
+    def announce(self, topic: str, /) -> None:
+        """Others see that the file has changed."""
 
     def commit(self) -> None:
         """See `Connection.commit`."""
@@ -113,6 +133,8 @@ class SqlitePlace:
 
     dialect: Dialect = "sqlite"
     one_writer: bool = True
+    clock: None = None
+    pool: int = 1
     failure: type[Exception] = sqlite3.Error
 
     @property
@@ -156,7 +178,7 @@ class SqlitePlace:
         """See `Place.again`: a file makes no victims."""
         return False
 
-    def watch(self, changed: Callable[[], None]) -> Watcher:
+    def watch(self, changed: Changed, connected: Connected) -> Watcher:
         """See `Place.watch`."""
         return Watcher(lambda: self.connect(read_only=True), changed)
 

@@ -21,7 +21,9 @@ class Watcher:
     happens, and only while somebody waits.
     """
 
-    def __init__(self, connect: Callable[[], Connection], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, connect: Callable[[], Connection], changed: Callable[[frozenset[str] | None], None]
+    ) -> None:
         self._connect = connect
         self._changed = changed
         self._waiters = 0
@@ -64,6 +66,6 @@ class Watcher:
             pause = _FIRST if version != seen else min(pause * _GROWTH, _LONGEST)
             if version != seen:
                 seen = version
-                self._changed()
+                self._changed(None)
         if connection is not None:
             connection.close()

@@ -25,6 +25,9 @@ class Road:
             no server.
         disconnect: breaks every connection of one instance, which gets them back by itself; None
             where a broken connection is nothing that a consumer would notice.
+        parameter: how a statement of a handler's transaction writes its only parameter.
+        define: runs a statement that makes a table; None where a transaction can do that without
+            being ended by it.
         lease: a lease short enough to wait for and long enough not to run out by accident.
         burst: how many messages are published at once in the test of it.
         backlog: where a full queue refuses, waits or drops (`Capabilities.backlog`), more than
@@ -37,6 +40,8 @@ class Road:
     model: bool = False
     restart: Callable[[], Awaitable[None]] | None = None
     disconnect: Callable[[Transport], Awaitable[None]] | None = None
+    parameter: str = "?"
+    define: Callable[[str], Awaitable[None]] | None = None
     lease: timedelta = timedelta(seconds=1)
     burst: int = 10_000
     backlog: int = 20_000

@@ -10,8 +10,8 @@ import pytest
 
 from postroad.core.delivery import Delivery, Settlement
 from postroad.core.subscription import Subscription
-from postroad.core.transport import AtomicSettle, Consumer, OnceTokens, SqlLog
-from postroad.errors import ClosedError, LeaseLostError
+from postroad.core.transport import AtomicSettle, Consumer, OnceTokens, SqlLog, Transaction
+from postroad.errors import ClosedError, DuplicateError, LeaseLostError
 from postroad.testing.conformance.bench import Workbench, failure, ids, make_topic
 
 
@@ -104,33 +104,40 @@ class Transactions:
         log, consumer, results = await self._log(bench)
         (delivery,) = await bench.take(consumer, 1)
         async with log.transaction(delivery, "urn:test") as tx:
-            await tx.execute("CREATE TABLE conformance_paid (id VARCHAR(64))")
-            insert = "INSERT INTO conformance_paid VALUES (?)"
+            await self._make_table(bench, tx)
+            insert = f"INSERT INTO conformance_paid VALUES ({bench.road.parameter})"
             assert await tx.execute(insert, [delivery.message.id]) == 1
             assert await tx.execute_many(insert, [["a"], ["b"]]) == 2
             await tx.publish(make_topic("orders.paid"), {"key": "k", "n": 1})
+        await self._settle(bench, log, consumer, delivery)
         (published,) = await bench.consume(results, 1)
         assert (published.message.source, published.message.key) == ("urn:test", "k")
-        await bench.nothing(consumer, "leaving the transaction settles it")
+        await bench.nothing(consumer, "it is settled")
         assert await self._rows(bench, log, consumer) == {"a", "b", delivery.message.id}
+
+    async def _make_table(self, bench: Workbench, tx: Transaction) -> None:
+        define = bench.road.define or tx.execute
+        await define("CREATE TABLE conformance_paid (id VARCHAR(64))")
 
     async def test_an_exception_rolls_all_of_it_back(self, bench: Workbench) -> None:
         log, consumer, results = await self._log(bench)
         (delivery,) = await bench.take(consumer, 1)
         async with log.transaction(delivery, "urn:test") as tx:
-            await tx.execute("CREATE TABLE conformance_paid (id VARCHAR(64))")
+            await self._make_table(bench, tx)
+        await self._settle(bench, log, consumer, delivery)
         await bench.publish(make_topic("orders.created"))
         (delivery,) = await bench.take(consumer, 1)
         with pytest.raises(_OwnError):
-            await self._fail(log, delivery)
+            await self._fail(bench, log, delivery)
         await bench.nothing(results, "it was rolled back")
         await bench.settle(consumer, [delivery], "nack", failure=failure("rolled back"))
         await bench.consume(consumer, 1)
         assert await self._rows(bench, log, consumer) == set()
 
-    async def _fail(self, log: SqlLog, delivery: Delivery) -> None:
+    async def _fail(self, bench: Workbench, log: SqlLog, delivery: Delivery) -> None:
         async with log.transaction(delivery, "urn:test") as tx:
-            await tx.execute("INSERT INTO conformance_paid VALUES (?)", ["lost"])
+            insert = f"INSERT INTO conformance_paid VALUES ({bench.road.parameter})"
+            await tx.execute(insert, ["lost"])
             await tx.publish(make_topic("orders.paid"), {"n": 1})
             raise _OwnError
 
@@ -167,7 +174,31 @@ class Transactions:
         await bench.publish(make_topic("orders.created"))
         (delivery,) = await bench.take(consumer, 1)
         async with log.transaction(delivery, "urn:test") as tx:
-            return {row[0] for row in await tx.fetch("SELECT id FROM conformance_paid")}
+            found = {row[0] for row in await tx.fetch("SELECT id FROM conformance_paid")}
+        await self._settle(bench, log, consumer, delivery)
+        return found
+
+    async def _settle(
+        self, bench: Workbench, log: SqlLog, consumer: Consumer, delivery: Delivery
+    ) -> None:
+        """As the engine does where it is not in the commit."""
+        if not log.settles:
+            await bench.settle(consumer, [delivery])
+
+    async def test_what_was_committed_comes_again_as_a_duplicate(self, bench: Workbench) -> None:
+        log, consumer, results = await self._log(bench)
+        (delivery,) = await bench.take(consumer, 1)
+        async with log.transaction(delivery, "urn:test") as tx:
+            await tx.publish(make_topic("orders.paid"), {"n": 1})
+        await self._settle(bench, log, consumer, delivery)
+        await bench.consume(results, 1)
+        copy = (make_topic("orders.created"), delivery.message)
+        await bench.main.publish([copy])
+        (again,) = await bench.take(consumer, 1)
+        with pytest.raises(DuplicateError):
+            await self._publish(log, again)
+        await bench.nothing(results, "the copy was handled before")
+        await bench.settle(consumer, [again])
 
     async def _log(
         self, bench: Workbench, lease: timedelta = timedelta(seconds=30)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -15,6 +15,7 @@ from postroad.core.message import Message
 from postroad.core.notices import Blocked, Notice, NoticeQueue, Unblocked
 from postroad.core.pattern import matches
 from postroad.core.reports import Account, DeadLetter, Lag, TopicInfo
+from postroad.core.sequence import Change, LineId, Standing, with_number
 from postroad.core.subscription import Subscription
 from postroad.core.topic import Topic
 from postroad.core.transport import Plan
@@ -29,6 +30,7 @@ from postroad.errors import (
 from postroad.transports.memory.channel import Channel
 from postroad.transports.memory.consumer import MemoryConsumer
 from postroad.transports.memory.queue import Moment, Queue
+from postroad.transports.memory.sequences import Standings
 from postroad.transports.memory.settings import read_settings
 
 _TOKENS = 100_000
@@ -52,6 +54,7 @@ CAPABILITIES = Capabilities(
     atomic_settle=True,
     once_tokens=True,
     permits=True,
+    sequences=True,
     patterns=True,
     retention=frozenset({"consumed"}),
     lease=True,
@@ -90,6 +93,8 @@ class MemoryTransport:
         self._consumers: list[MemoryConsumer] = []
         self._tokens: dict[str, None] = {}
         self._permits: dict[str, tuple[float, float]] = {}
+        self._standings = Standings()
+        self._numbering = asyncio.Lock()
         self._fences = count(1)
         self._notices = NoticeQueue()
         self._blocked = 0
@@ -185,6 +190,39 @@ class MemoryTransport:
     def left(self, consumer: MemoryConsumer) -> None:
         """A consumer is closed."""
         self._consumers.remove(consumer)
+
+    # ------------------------------------------------------------- sequences
+
+    async def publish_numbered(
+        self, messages: Sequence[tuple[Topic[Any], Message]], epoch: str
+    ) -> Sequence[Receipt]:
+        """See `Numbers.publish_numbered`; what is before a message that is refused is accepted."""
+        receipts: list[Receipt] = []
+        async with self._numbering:
+            for index, (topic, message) in enumerate(messages):
+                line = LineId(topic.name, message.key or "", epoch)
+                number = self._standings.next_number(line)
+                try:
+                    receipts += await self.publish([(topic, with_number(message, number, epoch))])
+                except PublishError as error:
+                    rest = range(index, len(messages))
+                    raise PublishError(dict.fromkeys(rest, error.failed[0])) from error
+                self._standings.give(line, number)
+        return receipts
+
+    async def sequences(self, group: str, lines: Collection[LineId]) -> Mapping[LineId, Standing]:
+        """See `KeepsSequences.sequences`."""
+        return self._standings.read(group, lines)
+
+    async def advance_sequences(
+        self, group: str, changes: Sequence[Change], *, durable: bool = True
+    ) -> None:
+        """See `KeepsSequences.advance_sequences`. It lives as long as the object."""
+        self._standings.write(group, changes)
+
+    async def forget_sequences(self, group: str, topic: str) -> None:
+        """See `KeepsSequences.forget_sequences`."""
+        self._standings.forget(group, topic)
 
     # ------------------------------------------------------------- publishing
 

@@ -1,5 +1,5 @@
 """SQL roads: a log with consumer groups in a database. SQLite is the one of this version."""
 
-from postroad.transports.sql.transport import SqliteTransport
+from postroad.transports.sql.transport import SqlTransport
 
-__all__ = ["SqliteTransport"]
+__all__ = ["SqlTransport"]

@@ -13,7 +13,7 @@ from postroad.core.topic import Topic
 from postroad.storage.connection import Connection
 from postroad.storage.statements import load
 from postroad.transports.sql.rows import OFFSET_BITS, Origins, Row, envelope
-from postroad.transports.sql.topics import Stream, TopicLog, ensure_topic, topic_log
+from postroad.transports.sql.topics import Stream, TopicLog, ensure_topic, lock_streams, topic_log
 
 _SQL = load("log")
 _APPEND, _ADVANCE, _DUE = _SQL["append"], _SQL["stream_advance"], _SQL["due"]
@@ -31,18 +31,23 @@ def partition_for(key: str | None, partitions: int) -> int:
 
 
 class Appender:
-    """Puts messages into the log; belongs to one transport and shares its origins."""
+    """Puts messages into the log; belongs to one transport and shares its origins.
 
-    def __init__(self, origins: Origins) -> None:
+    Where others may write at the same time, the streams that a batch goes to are locked before
+    their ends are read, and stay so until its commit: what is committed later stands later.
+    """
+
+    def __init__(self, origins: Origins, *, one_writer: bool) -> None:
         self._origins = origins
+        self._one_writer = one_writer
 
     def append(self, connection: Connection, batch: Batch, now_us: int) -> list[Receipt]:
         """Accept messages in order: into the log, or to the scheduled ones."""
-        self.promote(connection, now_us)
+        if self._one_writer:
+            # Elsewhere whoever reads the log lets them take their place.
+            self.promote(connection, now_us)
         logs: dict[str, TopicLog] = {}
-        rows: list[Row] = []
-        receipts: list[Receipt] = []
-        touched: dict[int, tuple[TopicLog, Stream]] = {}
+        placed: list[tuple[Message, TopicLog, int, Stream | None]] = []
         for topic, message in batch:
             name = topic.name
             log = logs.get(name)
@@ -50,15 +55,43 @@ class Appender:
                 log = topic_log(connection, name) or ensure_topic(connection, topic, now_us)
                 logs[name] = log
                 log.last_us = max(log.last_us, now_us)
+                connection.announce(name)
             partition = partition_for(message.key, log.partitions)
             due = message.deliver_at_us
-            if due is not None and due > now_us:
+            stream = None
+            if due is None or due <= now_us:
+                stream = log.streams.get((partition, message.priority)) or log.stream(
+                    connection, partition, message.priority
+                )
+            placed.append((message, log, partition, stream))
+        if not self._one_writer and not self._lock(connection, logs.values(), placed):
+            return self.append(connection, batch, now_us)
+        return self._write_all(connection, placed, now_us)
+
+    def _lock(
+        self,
+        connection: Connection,
+        logs: Iterable[TopicLog],
+        placed: Iterable[tuple[Message, TopicLog, int, Stream | None]],
+    ) -> bool:
+        """Lock the streams, in the order of their numbers; False, with nothing remembered any
+        more, if a topic has other partitions than we thought."""
+        streams = {entry[3].id: entry[3] for entry in placed if entry[3] is not None}
+        return lock_streams(connection, logs, streams)
+
+    def _write_all(
+        self,
+        connection: Connection,
+        placed: Iterable[tuple[Message, TopicLog, int, Stream | None]],
+        now_us: int,
+    ) -> list[Receipt]:
+        rows: list[Row] = []
+        receipts: list[Receipt] = []
+        touched: dict[int, tuple[TopicLog, Stream]] = {}
+        for message, log, partition, stream in placed:
+            if stream is None:
                 receipts.append(self._schedule(connection, log, partition, message, now_us))
                 continue
-            priority = message.priority
-            stream = log.streams.get((partition, priority)) or log.stream(
-                connection, partition, priority
-            )
             data = message.data
             offset = stream.next_offset
             rows.append(
@@ -79,6 +112,7 @@ class Appender:
             stream.next_offset = offset + 1
             stream.added += 1
             stream.bytes += len(data)
+            priority = message.priority
             receipts.append(Receipt(Position(partition, priority << OFFSET_BITS | offset)))
         _write(connection, rows, touched)
         return receipts
@@ -97,45 +131,68 @@ class Appender:
             message.data,
             envelope(message),
         )
-        connection.execute(_SCHEDULE, (log.id, partition, message.priority, due, *values))
-        known = next_due(connection)
-        connection.memo[_NEXT] = due if known is None else min(known, due)
+        connection.defer(_SCHEDULE, (log.id, partition, message.priority, due, *values))
+        if _NEXT in connection.memo:
+            known = connection.memo[_NEXT]
+            connection.memo[_NEXT] = due if known is None else min(known, due)
         return Receipt(recall=message.id)
 
     def promote(self, connection: Connection, now_us: int) -> bool:
         """Let scheduled messages that are due take their place, earliest first; False if none
         was. At most 1,000 at a time, so that the lock is not held for long."""
-        due = next_due(connection)
+        due = self._next_due(connection)
         if due is None or due > now_us:
             return False
+        connection.lock("schedule")
         found = connection.execute(_DUE, (now_us, _PROMOTE_AT_ONCE)).fetchall()
-        names = {row[1]: _topic_name(connection, row[1]) for row in found}
-        touched: dict[int, tuple[TopicLog, Stream]] = {}
-        rows: list[Row] = []
-        for number, topic_id, partition, priority, *values in found:
-            log = topic_log(connection, names[topic_id])
+        logs: dict[int, TopicLog] = {}
+        placed: list[tuple[Row, TopicLog, Stream]] = []
+        for row in found:
+            log = logs.get(row[1]) or topic_log(connection, _topic_name(connection, row[1]))
             if log is None:
                 continue
+            logs[row[1]] = log
             log.last_us = max(log.last_us, now_us)
-            stream = log.stream(connection, partition, priority)
+            placed.append((row, log, log.stream(connection, row[2], row[3])))
+        if not self._one_writer:
+            streams = {stream.id: stream for _, _, stream in placed}
+            if not lock_streams(connection, logs.values(), streams):
+                return self.promote(connection, now_us)
+        self._take_places(connection, placed)
+        return True
+
+    def _take_places(
+        self, connection: Connection, placed: Iterable[tuple[Row, TopicLog, Stream]]
+    ) -> None:
+        touched: dict[int, tuple[TopicLog, Stream]] = {}
+        rows: list[Row] = []
+        for (number, _, _, _, *values), log, stream in placed:
             values[4] = log.last_us
             rows.append((stream.id << OFFSET_BITS | stream.next_offset, *values))
             touched[stream.id] = (log, stream)
             stream.next_offset += 1
             stream.added += 1
             stream.bytes += len(values[6])
-            connection.execute(_FORGET, (number,))
+            connection.defer(_FORGET, (number,))
         _write(connection, rows, touched)
         connection.memo.pop(_NEXT, None)
-        return True
+
+    def _next_due(self, connection: Connection) -> int | None:
+        return next_due(connection) if self._one_writer else first_due(connection)
 
 
 def next_due(connection: Connection) -> int | None:
     """When the next scheduled message is due; None if there is none. In a write transaction."""
     memo = connection.memo
     if _NEXT not in memo:
-        memo[_NEXT] = connection.execute(_NEXT_DUE).fetchone()[0]
+        memo[_NEXT] = first_due(connection)
     due: int | None = memo[_NEXT]
+    return due
+
+
+def first_due(connection: Connection) -> int | None:
+    """As `next_due`, where others may schedule something at any time."""
+    due: int | None = connection.execute(_NEXT_DUE).fetchone()[0]
     return due
 
 
@@ -154,9 +211,8 @@ def _write(
 ) -> None:
     if not rows:
         return
-    connection.executemany(_APPEND, rows)
+    connection.insert_many(_APPEND, rows)
     for log, stream in touched.values():
-        connection.execute(
-            _ADVANCE, (stream.added, stream.added, stream.bytes, log.last_us, stream.id)
-        )
+        end = (stream.added, stream.added, stream.bytes, log.last_us, stream.id)
+        connection.defer(_ADVANCE, end)
         stream.added = stream.bytes = 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeAlias
 
 from postroad.storage.connection import Connection
 from postroad.storage.statements import load
 from postroad.transports.sql import groups, sessions
-from postroad.transports.sql.append import Appender, next_due
+from postroad.transports.sql.append import Appender
 from postroad.transports.sql.groups import Membership
 from postroad.transports.sql.lines import NEVER, due_behind
 from postroad.transports.sql.rows import OFFSET_BITS, OFFSET_MASK, Origins, Row
@@ -26,6 +26,8 @@ _WASTE = 20
 
 Returned: TypeAlias = tuple[int, int, int, int, int, int, int, bytes | None, int, int]
 """(id, stream, first, size, starts, alone, lost, settled, partition, priority)"""
+Unread: TypeAlias = tuple[int, int, int, int, int, int | None]
+"""(stream, partition, priority, first unread offset, end, when its head was accepted)"""
 
 
 def claim(
@@ -34,43 +36,29 @@ def claim(
     """Hand out what the request asks for, in one write transaction; renews the lease when a
     third of it is over."""
     session = request.session
-    until = sessions.alive(connection, session.id, now_us)
-    if until is None:
+    until, scheduled = connection.execute(_CLAIMS["standing"], (session.id,)).fetchone()
+    if until is None or until <= now_us:
         return Claimed(None)
     if until - now_us < session.lease_us * 2 // 3:
-        until = sessions.renew(connection, session, now_us)
-    busy = appender.promote(connection, now_us)
+        until = sessions.prolong(connection, session, now_us)
+    busy = scheduled is not None and appender.promote(connection, now_us)
     task = _Claim(connection, request, now_us)
     for membership in request.memberships:
         task.from_topic(membership)
     for chunk in task.chunks:
         origins.learn(connection, chunk.rows)
-    due = None if task.chunks else _wake_at(connection, request.memberships)
-    return Claimed(until, task.chunks, due, busy and not task.chunks)
+    due = None if task.chunks else min((*task.dues, scheduled or NEVER), default=NEVER)
+    return Claimed(until, task.chunks, due if due != NEVER else None, busy and not task.chunks)
 
 
 def any_for(connection: Connection, request: Request, now_us: int) -> bool:
-    """Whether a claim would find something, or has to find out. Only reads."""
-    due = connection.execute(_LOG["next_due"]).fetchone()[0]
-    if due is not None and due <= now_us:
-        return True
-    if not sessions.alive(connection, request.session.id, now_us):
-        return True
-    for member in request.memberships:
-        if connection.execute(_ANY_RETURNED, (member.group_id,)).fetchone():
-            return True
-        if connection.execute(_UNREAD, (member.group_id, member.topic_id)).fetchone():
-            return True
-        due = connection.execute(_NEXT_DUE, (member.group_id,)).fetchone()[0]
-        if due is not None and due <= now_us:
-            return True
-    return False
-
-
-def _wake_at(connection: Connection, memberships: Iterable[Membership]) -> int | None:
-    found = [next_due(connection)]
-    found += [connection.execute(_NEXT_DUE, (m.group_id,)).fetchone()[0] for m in memberships]
-    return min((due for due in found if due is not None), default=None)
+    """Whether a claim would find something, or has to find out. Only reads, one statement."""
+    groups_ = [member.group_id for member in request.memberships]
+    if not groups_:
+        return False
+    statement = _CLAIMS["any_for"].many(len(groups_))
+    row = connection.execute(statement, (request.session.id, now_us, *groups_)).fetchone()
+    return bool(row[0])
 
 
 class _Claim:
@@ -78,6 +66,7 @@ class _Claim:
 
     def __init__(self, connection: Connection, request: Request, now_us: int) -> None:
         self._run = connection.execute
+        self._defer = connection.defer
         self._connection = connection
         self._request = request
         self._now = now_us
@@ -88,26 +77,28 @@ class _Claim:
         self._claim_fence: int | None = None
         self._lanes_wait = self._any_parking = False
         self.chunks: list[Chunk] = []
+        self.dues: list[int] = []
 
     def from_topic(self, member: Membership) -> None:
         """Everything that may be handed out of one topic."""
         if self._full():
             return
         readable = self._readable(member)
-        due = self._run(_NEXT_DUE, (member.group_id,)).fetchone()[0]
+        streams = self._run(_CLAIMS["backlog"], (member.group_id, member.topic_id)).fetchall()
+        due, any_returned, any_parking = streams[0][-3:] if streams else (None, False, False)
         has_due = due is not None and due <= self._now
+        self.dues += [] if due is None else [due]
         returned: list[Returned] = []
-        if self._run(_ANY_RETURNED, (member.group_id,)).fetchone():
+        if any_returned:
             found = self._run(_CLAIMS["returned"], (member.group_id,)).fetchall()
             returned = [row for row in found if readable(row[8])]
         if self._request.ordered:
-            parking = self._run(_RETRIES["any_parking"], (member.group_id,)).fetchone()
-            self._any_parking = parking is not None
+            self._any_parking = bool(any_parking)
             self._lanes_wait = due is not None or self._any_parking
             self._again_in_order(member, returned, has_due, readable)
         else:
             self._again(member, returned, has_due)
-        self._from_log(member, readable)
+        self._from_log(member, [row[:6] for row in streams if row[3] < row[4] and readable(row[1])])
 
     def _readable(self, member: Membership) -> Callable[[int], bool]:
         paused = {part for topic, part in self._request.paused if topic == member.topic}
@@ -203,7 +194,7 @@ class _Claim:
     def _promote(self, member: Membership, stream: int, lane: str | None) -> None:
         """What stands first in the lane now is due, if it waited for what was taken."""
         if lane is not None:
-            self._run(_RETRIES["next_in_line"], (member.group_id, stream, lane))
+            self._defer(_RETRIES["next_in_line"], (member.group_id, stream, lane))
 
     def _full(self) -> bool:
         return self._limit <= 0 or self._bytes <= 0
@@ -237,13 +228,13 @@ class _Claim:
         if (member.topic, partition) in self._request.paused:
             return False
         if row[_EXPIRES] is not None and row[_EXPIRES] <= self._now:
-            self._run(_RETRIES["delete"], (number,))
+            self._defer(_RETRIES["delete"], (number,))
             groups.count(self._connection, member.group_id, "expired", 1)
             return True
         if starts and self.chunks:
             self._limit = 0  # a suspect goes out alone, next time
             return False
-        self._run(_RETRIES["take"], (self._request.session.id, number))
+        self._defer(_RETRIES["take"], (self._request.session.id, number))
         if lost or attempts:
             groups.count(self._connection, member.group_id, "duplicates", 1)
         self._limit = 0 if starts else self._limit - 1
@@ -284,7 +275,7 @@ class _Claim:
             self._limit = min(self._limit, max(1, len(waiting) // 2))
         fit = self._fitting(waiting)
         cut = (waiting[len(fit)][0] & OFFSET_MASK) if len(fit) < len(waiting) else end
-        self._run(_CLAIMS["delete"], (id_,))
+        self._defer(_CLAIMS["delete"], (id_,))
         rest: Returned | None = None
         if cut < first + size:
             left = done >> (cut - first)
@@ -311,15 +302,10 @@ class _Claim:
 
     # ------------------------------------------------ the log
 
-    def _from_log(self, member: Membership, readable: Callable[[int], bool]) -> None:
-        streams = [
-            row
-            for row in self._run(_UNREAD, (member.group_id, member.topic_id)).fetchall()
-            if readable(row[1])
-        ]
-        if len(streams) > 1:
-            streams.sort(key=self._precedence)
-        for stream, partition, priority, start, end in streams:
+    def _from_log(self, member: Membership, streams: list[Unread]) -> None:
+        # Higher priorities first, then the stream whose head has waited longest.
+        streams.sort(key=lambda row: (-row[2], row[5] or 0))
+        for stream, partition, priority, start, end, _ in streams:
             if stream in self._stopped or self._stands_still(member, stream):
                 continue
             wasted = 0
@@ -335,7 +321,7 @@ class _Claim:
                     gaps = 0 if len(fit) == span[2] else _gaps(fit, first, span[2])
                     taken = self._hand_out(member, span, fit, gaps, partition, priority, FRESH)
                     wasted += not taken
-                self._run(_ADVANCE, (member.group_id, stream, start))
+                self._defer(_ADVANCE, (member.group_id, stream, start))
             if self._full():
                 return
 
@@ -344,12 +330,6 @@ class _Claim:
         if self._request.lane != "total" or not self._lanes_wait:
             return False
         return self._first_of(member, stream, "") is not None
-
-    def _precedence(self, row: tuple[int, int, int, int, int]) -> tuple[int, int]:
-        """Higher priorities first, then the stream whose head has waited longest."""
-        base = row[0] << OFFSET_BITS
-        head = self._run(_APPENDED, (base + row[3], base + row[4])).fetchone()
-        return -row[2], 0 if head is None else head[1]
 
     # ------------------------------------------------ both
 
@@ -408,7 +388,7 @@ class _Claim:
         lane = "" if self._request.lane == "total" else row[_KEY]
         due = due_behind(self._connection, *place, lane, offset, 0)
         values = (offset, lane, due, 0, *past, lost, None)
-        self._run(_RETRIES["insert"], (*place, *values, row[0]))
+        self._defer(_RETRIES["insert"], (*place, *values, row[0]))
 
     def _insert(
         self,
@@ -422,7 +402,7 @@ class _Claim:
     ) -> None:
         # A suspect has begun when `begin` says so; anything else when it is handed out.
         begun = int(session is not None and not past.starts)
-        self._run(_INSERT, (id_, member.group_id, *span, session, *past, begun, lost, bitmap))
+        self._defer(_INSERT, (id_, member.group_id, *span, session, *past, begun, lost, bitmap))
 
 
 def _head(row: Returned) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
@@ -19,6 +20,7 @@ from postroad.core.topic import Topic
 from postroad.core.transport import Plan, Transaction
 from postroad.errors import ClosedError, PostroadError, StorageError
 from postroad.storage.connection import Connection
+from postroad.storage.inbox import Records
 from postroad.transports.sql import groups, sessions
 from postroad.transports.sql.claim import any_for, claim
 from postroad.transports.sql.handing import deliveries
@@ -46,6 +48,9 @@ class GroupConsumer:
         self._log = log
         self._subscription = subscription
         self._name = subscription.group or ""
+        self._scope = groups.scope(self._name)
+        window = subscription.inbox_window
+        self._records = Records(lambda: log.database, log.clock, self._name, window)
         self._lease_us = duration_us(plan.lease)
         self._ordered = plan.ordered
         self._lane: Lane = "none"
@@ -61,6 +66,7 @@ class GroupConsumer:
         self._closing: asyncio.Future[None] | None = None
         self._memberships: list[groups.Membership] = []
         self._lease_until_us = 0
+        self._over_us = 0
         self._turn = 0
         self._over = True
         self._joining = asyncio.Lock()
@@ -71,13 +77,16 @@ class GroupConsumer:
         """Become a member and start looking after the membership."""
         await self._join()
         self._log.listeners.add(self._listener)
+        watcher = self._log.database.watcher
+        watcher.enter()  # from now on a lost server is noticed, also by one who is busy
+        watcher.leave()
         self._keeper = asyncio.ensure_future(self._keep())
 
     async def _join(self) -> None:
         async with self._joining:
             if not self._over:
                 return
-            session, memberships, changes = await self._log.write(self._join_in)
+            session, memberships, changes = await self._write(self._join_in)
             self._session: Session = session
             self._numbers = Numbers(session)
             self._settling = Settling(session.id, self._numbers, self._lane, parks=self._parks)
@@ -110,7 +119,7 @@ class GroupConsumer:
         interval = min(interval, self._lease_us / _SECOND_US / 3)
         resolved = self._log.clock.monotonic()
         while True:
-            await self._log.clock.sleep(interval)
+            await self._rest(interval)
             now = self._log.clock.monotonic()
             # A database that is locked or full now may be well again at the next round.
             with suppress(PostroadError):
@@ -118,12 +127,25 @@ class GroupConsumer:
                     resolved = now
                     await self._resolve()
                 await self._tidy()
+                await self._records.tidy()
+
+    async def _rest(self, interval: float) -> None:
+        """Until it is time to look again. A server that is asked every moment by everybody has
+        nothing else to do, so there it is when somebody says so, and now and then."""
+        clock = self._log.clock
+        await clock.sleep(interval)
+        if not self._log.place.one_writer:
+            longest = self._lease_us / _SECOND_US / 3 - interval
+            over = (self._over_us - self._log.clock.now_us()) / _SECOND_US
+            seconds = min(random.uniform(longest / 2, longest), max(over, 0))
+            await self._log.pause(self._listener.tidy, seconds)
+            self._listener.tidy.clear()
 
     async def _resolve(self) -> None:
-        topics = await self._log.read(self._fitting)
+        topics = await self._log.peek(self._fitting)
         known = [(member.topic_id, member.partitions) for member in self._memberships]
         if topics != known:
-            self._memberships = await self._log.write(self._resolve_in)
+            self._memberships = await self._write(self._resolve_in)
             self._listener.tell()
 
     def _fitting(self, connection: Connection) -> list[tuple[int, int]]:
@@ -132,12 +154,13 @@ class GroupConsumer:
     async def _tidy(self) -> None:
         if self._over or not await self._log.read(self._untidy):
             return
-        changes = await self._log.write(self._tidy_in)
+        changes = await self._write(self._tidy_in)
         self._apply(changes)
         self._log.wake()
 
     def _untidy(self, connection: Connection) -> bool:
         now = self._log.clock.now_us()
+        self._over_us = sessions.next_over(connection, self._name)
         if not self._ordered:
             return sessions.needs_sweep(connection, self._name, now)
         return sessions.would_change(connection, self._session, self._memberships, now)
@@ -219,7 +242,7 @@ class GroupConsumer:
             if self._listener.sure or self._over or self._closing is not None:
                 return
             self._listener.clear()
-            if await self._log.read(self._anything):
+            if await self._log.peek(self._anything):
                 return
 
     def _anything(self, connection: Connection) -> bool:
@@ -237,6 +260,7 @@ class GroupConsumer:
         request, log = self._request(limit, max_bytes), self._log
         future = log.write(
             lambda c: claim(c, request, log.appender, log.origins, log.clock.now_us()),
+            scope=self._scope,
             durable=False,
         )
         try:
@@ -274,7 +298,7 @@ class GroupConsumer:
         if not tokens:
             return
         with suppress(PostroadError):
-            write = self._log.write(lambda c: give_back(c, session, tokens, lost=False))
+            write = self._write(lambda c: give_back(c, session, tokens, lost=False))
             self._background.add(write)
             write.add_done_callback(self._given_back)
 
@@ -292,7 +316,7 @@ class GroupConsumer:
         suspects = {delivery.token for delivery in ours if delivery.starts}
         if suspects:
             session = self._session.id
-            await self._log.write(lambda c: begin(c, session, suspects), durable=False)
+            await self._write(lambda c: begin(c, session, suspects), durable=False)
         return ours
 
     def _ours(self, delivery: Delivery) -> bool:
@@ -329,11 +353,11 @@ class GroupConsumer:
             connection.execute("SAVEPOINT postroad_settle")
             results = settling.settle(connection, answers, now)
             if "stale" in results:
-                connection.execute("ROLLBACK TO postroad_settle")
+                connection.execute("ROLLBACK TO SAVEPOINT postroad_settle")
                 results = ["stale" if one == "stale" else "unknown" for one in results]
             else:
                 log.appender.append(connection, messages, now)
-            connection.execute("RELEASE postroad_settle")
+            connection.execute("RELEASE SAVEPOINT postroad_settle")
             return results
 
         results = await self._write(both)
@@ -341,20 +365,26 @@ class GroupConsumer:
         log.arrived({topic.name for topic, _ in messages})
         return results
 
+    @property
+    def settles(self) -> bool:
+        """See `SqlLog.settles`."""
+        return self._log.place.one_writer
+
     def transaction(
         self, delivery: Delivery, source: str
     ) -> AbstractAsyncContextManager[Transaction]:
         """See `SqlLog.transaction`."""
-        return HandlerTransaction(self._log, self._settling, self, delivery, source)
+        return HandlerTransaction(self._log, self._settling, self, self._records, delivery, source)
 
     def _after(self, answers: Answers) -> None:
         # What is given back may go out again, and so may what stood behind one that waited.
         if answers.held or any(one.action == "nack" for one in answers.settlements):
             self._log.wake()
 
-    async def _write(self, operation: Callable[[Connection], R]) -> R:
-        self._log.database.usable()
-        return await self._log.write(operation)
+    def _write(
+        self, operation: Callable[[Connection], R], *, durable: bool = True
+    ) -> asyncio.Future[R]:
+        return self._log.write(operation, scope=self._scope, durable=durable)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """See `Consumer.extend`."""
@@ -362,7 +392,7 @@ class GroupConsumer:
         if self._over:
             return ()
         session, clock = self._session, self._log.clock
-        until = await self._log.write(
+        until = await self._write(
             lambda c: sessions.renew(c, session, clock.now_us()), durable=False
         )
         if until is None:
@@ -395,7 +425,7 @@ class GroupConsumer:
             for topic, part in wanted:
                 sessions.release(connection, session, by_topic[topic], part, lost=True)
 
-        await self._log.write(operation)
+        await self._write(operation)
         self._owned.difference_update(wanted)
         self._log.wake()
 
@@ -425,7 +455,7 @@ class GroupConsumer:
             if not self._over:
                 session = self._session.id
                 self._over = True
-                await self._log.write(lambda c: sessions.end(c, session, crashed=False))
+                await self._write(lambda c: sessions.end(c, session, crashed=False))
                 self._log.wake()
 
     def _usable(self) -> None:

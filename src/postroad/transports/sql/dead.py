@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from postroad.core.delivery import Position
 from postroad.core.pattern import matches
@@ -62,12 +62,10 @@ def discard(connection: Connection, ids: Sequence[str]) -> int:
 
 def _each(connection: Connection, ids: Sequence[str], outcome: str | None) -> int:
     number = 0
-    for id_ in dict.fromkeys(ids):
-        row = (
-            connection.execute(_SQL["dead_group"], (int(id_),)).fetchone()
-            if id_.isdigit()
-            else None
-        )
+    letters = dict.fromkeys(map(_number, ids))
+    _lock_groups(connection, letters)
+    for letter in letters:
+        row = connection.execute(_SQL["dead_group"], (letter,)).fetchone()
         if row is None:
             continue
         group, stream, lane, offset = row
@@ -81,7 +79,18 @@ def _each(connection: Connection, ids: Sequence[str], outcome: str | None) -> in
             connection.execute(_NEXT_IN_LINE, (group, stream, lane))
         groups.count(connection, group, "dead", -1)
         number += 1
+    if number:
+        connection.announce("")
     return number
+
+
+def _lock_groups(connection: Connection, letters: Collection[int]) -> None:
+    """Keep their groups from claiming and settling meanwhile."""
+    if not letters:
+        return
+    found = connection.execute(_SQL["dead_groups"].many(len(letters)), list(letters)).fetchall()
+    for (name,) in sorted(found):
+        connection.lock(groups.scope(name))
 
 
 def _number(id_: str) -> int:

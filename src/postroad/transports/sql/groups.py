@@ -25,6 +25,11 @@ class Membership:
     partitions: int
 
 
+def scope(group: str) -> str:
+    """The lock under which a group claims and settles; see `Database.write`."""
+    return f"group {group}"
+
+
 def reads(source: str, topic: str) -> bool:
     """Whether a subscription's source is or fits the topic."""
     return source == topic or (is_pattern(source) and matches(source, topic))
@@ -35,6 +40,7 @@ def subscribe(
 ) -> list[Membership]:
     """Note the subscription for topics yet to come, and join every topic that is there. A topic
     that the group already reads goes on where it was."""
+    connection.lock("topics")
     connection.execute(_SQL["subscription_insert"], (name, source, now_us))
     found = []
     for topic_id, topic, partitions in connection.execute(_TOPICS).fetchall():
@@ -104,7 +110,7 @@ def find(connection: Connection, topic: str, group: str) -> tuple[int, int, int,
 
 def count(connection: Connection, group: int, outcome: str, number: int) -> None:
     """Add to a counter, in the transaction of what it counts."""
-    connection.execute(_SQL["count"], (group, outcome, number))
+    connection.defer(_SQL["count"], (group, outcome, number))
 
 
 def fitting(connection: Connection, source: str) -> list[tuple[int, int]]:

@@ -1,23 +1,27 @@
-"""A handler's own transaction on the road's database: its writes, what it publishes and the
-settlement of its delivery are one commit."""
+"""A handler's own transaction on the road's database: its writes, what it publishes and the record
+that its message is handled are one commit. Where there is one writer at a time, so is the
+settlement; elsewhere it follows with others, and a message that comes again finds its record."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, Protocol, Self
 
 from postroad.core.delivery import Delivery, Settled, Settlement
 from postroad.core.message import Message
 from postroad.core.topic import Topic
-from postroad.errors import ClosedError, LeaseLostError, StorageError
 from postroad.storage.connection import Connection
+from postroad.storage.handling import DeliveryTransaction, duplicate, lost
+from postroad.storage.inbox import Records, name_of, record
+from postroad.storage.statements import load
 from postroad.transports.sql import sessions
 from postroad.transports.sql.log import Log
+from postroad.transports.sql.rows import OFFSET_MASK
 from postroad.transports.sql.settle import Settling, sort
+from postroad.transports.sql.tokens import Claim
 
-R = TypeVar("R")
+_FENCE, _RECORD_HELD = load("inbox")["fence"], load("inbox")["record_held"]
+_SETTLED, _HELD = load("claims")["settled"], load("retries")["held"]
 
 
 class _Settles(Protocol):
@@ -26,139 +30,98 @@ class _Settles(Protocol):
     ) -> Sequence[Settled]: ...
 
 
-class HandlerTransaction:
-    """A `Transaction`. It opens at the first statement, and from then on it has the only write
-    lock of the database: transactional handlers take turns, and so does everything else that
-    writes. Untouched, it costs nothing and settles with the others."""
+class HandlerTransaction(DeliveryTransaction):
+    """A `Transaction`. With one writer at a time it opens at the first statement, and from then
+    on has the only write lock of the database: transactional handlers take turns, and so does
+    everything else that writes. Untouched, it costs nothing and settles with the others.
+
+    Elsewhere it waits for nobody but another one with the same message. The lock of its session's
+    row lets the lease be renewed; whoever would take the session's work away leaves it alone.
+    """
 
     def __init__(
-        self, log: Log, settling: Settling, consumer: _Settles, delivery: Delivery, source: str
+        self,
+        log: Log,
+        settling: Settling,
+        consumer: _Settles,
+        records: Records,
+        delivery: Delivery,
+        source: str,
     ) -> None:
         self._log = log
         self._settling = settling
         self._consumer = consumer
-        self._delivery = delivery
-        self._source = source
-        self._outbox: list[tuple[Topic[Any], Message]] = []
-        self._open = False
-        self._over = False
+        self._records = records
+        self._name = name_of(delivery.message)
+        self._reader = 0
+        transactions = log.database.transactions
+        eager = not transactions.place.one_writer
+        super().__init__(transactions, delivery, log.clock, source, eager=eager)
 
-    async def __aenter__(self) -> HandlerTransaction:
-        return self
+    async def __aenter__(self) -> Self:
+        self._reader = await self._records.reader(self._delivery.topic)
+        return await super().__aenter__()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._over = True
-        if not self._open:
-            if kind is None:
-                await self._settle_only()
+    def _first(self, connection: Connection) -> None:
+        now, delivery = self._clock.now_us(), self._delivery
+        if self._eager and _record_held(connection, delivery, self._reader, self._name, now):
             return
-        # The lock must not outlive the handler, even if it is cancelled while it leaves.
-        await asyncio.shield(asyncio.ensure_future(self._leave(commit=kind is None)))
+        if self._eager:
+            held = _fenced(connection, delivery)
+        else:
+            held = sessions.alive(connection, delivery.token.session, now) is not None
+        if not held:
+            raise lost(delivery)
+        if not record(connection, self._reader, self._name, now):
+            raise duplicate(delivery)
 
-    async def _settle_only(self) -> None:
-        settlement = Settlement(self._delivery)
-        results = await self._consumer.settle_and_publish([settlement], self._outbox)
-        if results[0] != "done":
-            raise self._lost()
-
-    async def _leave(self, *, commit: bool) -> None:
-        database = self._log.database
-        try:
-            if commit:
-                await database.handle(self._commit)
-            else:
-                await database.handle(lambda c: database.end(c, commit=False))
-        finally:
-            self._log.handler_turn.release()
-        self._log.wake()
-
-    def _commit(self, connection: Connection) -> None:
-        database, now = self._log.database, self._log.clock.now_us()
-        done = False
-        try:
-            if not connection.in_transaction:
-                raise StorageError(
-                    "the handler ended its transaction itself (COMMIT or ROLLBACK): what it wrote "
-                    "is no longer tied to its message; leave both to `tx`"
-                )
-            session = self._delivery.token.session
-            answers = sort([Settlement(self._delivery)], session)
+    def _last(self, connection: Connection) -> None:
+        now = self._clock.now_us()
+        if not self._eager:
+            answers = sort([Settlement(self._delivery)], self._delivery.token.session)
             results = self._settling.settle(connection, answers, now, held_lock=True)
             if results[0] != "done":
-                raise self._lost()
-            self._log.appender.append(connection, self._outbox, now)
-            done = True
-        finally:
-            database.end(connection, commit=done)
+                raise lost(self._delivery)
+        self._log.appender.append(connection, self._published, now)
 
-    def _lost(self) -> LeaseLostError:
-        return LeaseLostError(
-            f"{self._delivery.message!r} was held past its lease and belongs to another consumer "
-            "now; nothing of its handler's transaction was committed"
-        )
+    def _done(self) -> None:
+        self._log.wake()
 
-    async def _run(self, function: Callable[[Connection], R]) -> R:
-        if self._over:
-            raise ClosedError("the handler's transaction is over; its `tx` cannot be kept")
-        if not self._open:
-            await self._begin()
-        return await self._log.database.handle(function)
+    async def _count_duplicate(self) -> None:
+        await self._records.count_duplicate(self._reader)
 
-    async def _begin(self) -> None:
-        await self._log.handler_turn.acquire()
-        opening = self._log.database.handle(self._begin_in)
-        try:
-            await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(self._undo)
-            raise
-        except BaseException:
-            self._log.handler_turn.release()
-            raise
-        self._open = True
+    async def _untouched(self) -> None:
+        settlement = Settlement(self._delivery)
+        results = await self._consumer.settle_and_publish([settlement], [])
+        if results[0] != "done":
+            raise lost(self._delivery)
 
-    def _undo(self, opening: asyncio.Future[None]) -> None:
-        """The handler was cancelled while its transaction was opening."""
-        if opening.cancelled() or opening.exception() is not None:
-            self._log.handler_turn.release()
-            return
-        database = self._log.database
-        closing = database.handle(lambda c: database.end(c, commit=False))
-        closing.add_done_callback(lambda _: self._log.handler_turn.release())
 
-    def _begin_in(self, connection: Connection) -> None:
-        database = self._log.database
-        database.begin(connection)
-        session = self._delivery.token.session
-        try:
-            if sessions.alive(connection, session, self._log.clock.now_us()) is None:
-                raise self._lost()
-        except BaseException:
-            database.end(connection, commit=False)
-            raise
+def _record_held(
+    connection: Connection, delivery: Delivery, reader: int, name: str, now_us: int
+) -> bool:
+    """All that `_first` does in one round trip, where that can be said in one statement and
+    everything is as it should be."""
+    token = delivery.token
+    if connection.dialect != "postgresql" or not isinstance(token, Claim):
+        return False
+    bit = (delivery.offset & OFFSET_MASK) - token.first  # type: ignore[operator]
+    values = (reader, name, now_us, token.session, token.id, bit)
+    return connection.execute(_RECORD_HELD, values).rowcount == 1
 
-    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
-        """See `Transaction.execute`."""
-        return await self._run(lambda c: c.execute(sql, parameters).rowcount)
 
-    async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
-        """See `Transaction.execute_many`."""
-        return await self._run(lambda c: c.executemany(sql, rows).rowcount)
-
-    async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
-        """See `Transaction.fetch`."""
-        return await self._run(lambda c: c.execute(sql, parameters).fetchall())
-
-    async def publish(self, topic: Topic[Any], payload: Any) -> None:
-        """See `Transaction.publish`."""
-        if self._over:
-            raise ClosedError("the handler's transaction is over; its `tx` cannot be kept")
-        message = payload
-        if not isinstance(payload, Message):
-            message = topic.envelope(payload, self._log.clock.now_us(), self._source)
-        self._outbox.append((topic, message.caused_by(self._delivery.message)))
+def _fenced(connection: Connection, delivery: Delivery) -> bool:
+    """Whether the delivery is its session's and not answered; and until the transaction ends,
+    nobody else can make it another one's."""
+    token = delivery.token
+    if connection.execute(_FENCE, (token.session,)).fetchone() is None:
+        return False
+    if not isinstance(token, Claim):
+        held = (token.number, token.session, token.turn)
+        return connection.execute(_HELD, held).fetchone() is not None
+    row = connection.execute(_SETTLED, (token.id, token.session)).fetchone()
+    if row is None:
+        return False
+    done = int.from_bytes(row[0], "little") if row[0] else 0
+    bit = (delivery.offset & OFFSET_MASK) - token.first  # type: ignore[operator]
+    return not done >> bit & 1

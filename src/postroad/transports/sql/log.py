@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
 
 from postroad.core.clock import Clock
 from postroad.errors import ClosedError
 from postroad.storage.connection import Connection
 from postroad.storage.database import Database
+from postroad.storage.place import Place
 from postroad.storage.statements import load
 from postroad.transports.sql.append import Appender
 from postroad.transports.sql.rows import Origins
@@ -23,12 +24,14 @@ class Listener:
 
     Attributes:
         event: set when something may have arrived.
+        tidy: set when members or topics may have come or gone.
         sure: set beside it when this process itself wrote to a topic that is read.
     """
 
     def __init__(self, reads: Callable[[str], bool]) -> None:
         self.reads = reads
         self.event = asyncio.Event()
+        self.tidy = asyncio.Event()
         self.sure = False
 
     def clear(self) -> None:
@@ -45,11 +48,11 @@ class Listener:
 class Log:
     """The open road of one transport."""
 
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
+    def __init__(self, clock: Clock, place: Place) -> None:
+        self.clock = place.clock or clock
+        self.place = place
         self.origins = Origins()
-        self.appender = Appender(self.origins)
-        self.handler_turn = asyncio.Lock()
+        self.appender = Appender(self.origins, one_writer=place.one_writer)
         self.listeners: set[Listener] = set()
         self._database: Database | None = None
         self._was_open = False
@@ -74,8 +77,8 @@ class Log:
         """
         if self._database is None:
             if self._was_open:
-                raise ClosedError("the sqlite road was closed")
-            raise ClosedError("the sqlite road is not open: await its open() first")
+                raise ClosedError(f"the {self.place.dialect} road was closed")
+            raise ClosedError(f"the {self.place.dialect} road is not open: await its open() first")
         return self._database
 
     def write(
@@ -88,14 +91,29 @@ class Log:
         """See `Database.read`."""
         return self.database.read(function)
 
+    def peek(self, function: Callable[[Connection], R]) -> asyncio.Future[R]:
+        """See `Database.peek`."""
+        return self.database.peek(function)
+
     def scan(self, function: Callable[[Connection], R]) -> asyncio.Future[R]:
         """See `Database.scan`."""
         return self.database.scan(function)
+
+    def changed(self, topics: Collection[str] | None) -> None:
+        """Somebody else has committed something on these topics; None is anything."""
+        if topics is None:
+            self.wake()
+            return
+        # Not sure: others who were told the same may have taken it by now.
+        for listener in self.listeners:
+            if any(map(listener.reads, topics)):
+                listener.event.set()
 
     def wake(self) -> None:
         """Something may have arrived: whoever waits looks again."""
         for listener in self.listeners:
             listener.event.set()
+            listener.tidy.set()
 
     def arrived(self, topics: Iterable[str]) -> None:
         """Messages were written to these topics."""

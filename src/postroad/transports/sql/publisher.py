@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from postroad.core.delivery import Receipt
 from postroad.core.message import Message
 from postroad.core.topic import Topic
-from postroad.errors import ClosedError, PublishError, StorageError
+from postroad.errors import ClosedError, PublishError, StorageError, StorageRefusedError
 from postroad.storage.connection import Connection
 from postroad.transports.sql.log import Log
 
@@ -77,7 +77,7 @@ class Publisher:
 
     def fail(self, calls: list[_Call], error: Exception) -> None:
         """Tell those who wait that they are not; one bad call does not make the others suffer."""
-        if len(calls) > 1 and not isinstance(error, StorageError | ClosedError):
+        if len(calls) > 1 and _is_of_one(error):
             for call in calls:
                 flush = _Flush(self, call)
                 try:
@@ -112,6 +112,13 @@ class _Flush:
     def set_exception(self, exception: Exception, /) -> None:
         # The writer may have failed before it began: those who wait are still listed.
         self._publisher.fail(self._calls or self._publisher.take(), exception)
+
+
+def _is_of_one(error: Exception) -> bool:
+    """Whether one message may be to blame, so that the others are to be tried without it."""
+    if isinstance(error, StorageRefusedError):
+        return True  # a value that the database cannot hold
+    return not isinstance(error, StorageError | ClosedError)
 
 
 def _failure(number: int, error: Exception) -> Exception:

@@ -10,31 +10,31 @@ from postroad.storage.statements import load
 from postroad.transports.sql import groups, places
 from postroad.transports.sql.rows import OFFSET_BITS
 
-_Topic: TypeAlias = tuple[int, int | None, int | None, int]
+Topic: TypeAlias = tuple[int, int | None, int | None, int]
+"""(id, age_us, size, consumed)"""
 _SQL, _GROUPS = load("retention"), load("groups")
 CHUNK = 1000
 """Messages removed in one transaction: about a millisecond of the write lock."""
 
 
-def due(connection: Connection, now_us: int) -> bool:
-    """Whether there is anything to remove. Only reads."""
-    for topic in connection.execute(_SQL["topics"]).fetchall():
-        if next(_cuts(connection, topic, now_us), None) is not None:
-            return True
-    return False
+def due(connection: Connection, now_us: int) -> list[Topic]:
+    """The topics that have anything to remove. Only reads."""
+    topics = connection.execute(_SQL["topics"]).fetchall()
+    return [topic for topic in topics if next(_cuts(connection, topic, now_us), None) is not None]
 
 
-def trim(connection: Connection, now_us: int) -> bool:
-    """Remove at most one chunk of each stream; whether anything was removed."""
-    removed = False
-    for topic in connection.execute(_SQL["topics"]).fetchall():
-        for stream, first, cut in list(_cuts(connection, topic, now_us)):
-            _remove(connection, topic[0], stream, first, cut)
-            removed = True
-    return removed
+def trim(connection: Connection, topic: Topic, now_us: int) -> bool:
+    """Remove at most one chunk of each of the topic's streams; whether anything was removed. Its
+    groups neither claim nor settle meanwhile."""
+    for (name,) in connection.execute(_SQL["group_names"], (topic[0],)).fetchall():
+        connection.lock(groups.scope(name))
+    cuts = list(_cuts(connection, topic, now_us))
+    for stream, first, cut in cuts:
+        _remove(connection, topic[0], stream, first, cut)
+    return bool(cuts)
 
 
-def _cuts(connection: Connection, topic: _Topic, now_us: int) -> Iterator[tuple[int, int, int]]:
+def _cuts(connection: Connection, topic: Topic, now_us: int) -> Iterator[tuple[int, int, int]]:
     """(stream, first offset, first offset to keep) of every stream that has something to go."""
     topic_id, age_us, size, consumed = topic
     streams = connection.execute(_SQL["streams"], (topic_id,)).fetchall()

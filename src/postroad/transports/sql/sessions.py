@@ -42,6 +42,7 @@ def join(
 ) -> Session:
     """Become a member."""
     values = (name, source, owner, lease_us, now_us + lease_us)
+    connection.announce("")  # the others have to share
     return Session(connection.insert(_SQL["join"], values), name, lease_us)
 
 
@@ -60,7 +61,12 @@ def renew(connection: Connection, session: Session, now_us: int) -> int | None:
     """Renew a lease that still runs; returns until when it runs now, None if it is over."""
     if alive(connection, session.id, now_us) is None:
         return None
-    connection.execute(_RENEW, (now_us + session.lease_us, session.id))
+    return prolong(connection, session, now_us)
+
+
+def prolong(connection: Connection, session: Session, now_us: int) -> int:
+    """Renew a lease that is known to run; returns until when it runs now."""
+    connection.defer(_RENEW, (now_us + session.lease_us, session.id))
     return now_us + session.lease_us
 
 
@@ -75,10 +81,11 @@ def sweep(connection: Connection, name: str, now_us: int) -> bool:
     as a start that did not end. Whether there were any.
 
     A lease that ends further away than one can is of a clock that was set back; it is shortened,
-    and its owner, if it lives, renews it.
+    and its owner, if it lives, renews it. One with a handler's transaction open is left alone until
+    that ends, so that nobody waits for it.
     """
-    connection.execute(_SQL["clamp"], (now_us, name))
-    gone = connection.execute(_EXPIRED, (name, now_us)).fetchall()
+    connection.defer(_SQL["clamp"], (now_us, name))
+    gone = connection.execute(_SQL["ended"], (name, now_us)).fetchall()
     for (session,) in gone:
         end(connection, session, crashed=True)
     return bool(gone)
@@ -90,13 +97,20 @@ def needs_sweep(connection: Connection, name: str, now_us: int) -> bool:
     return bool(found or connection.execute(_SQL["far"], (name, now_us)).fetchone())
 
 
+def next_over(connection: Connection, name: str) -> int:
+    """When the first lease of the group's members is over, if it is not renewed."""
+    over: int | None = connection.execute(_SQL["next_over"], (name,)).fetchone()[0]
+    return 0 if over is None else over
+
+
 def end(connection: Connection, session: int, *, crashed: bool) -> None:
     """Remove a member; what it held goes out again, as a hand-back or as a crash."""
     flags = (int(crashed), session)
-    connection.execute(_SQL["orphan_claims"], flags)
-    connection.execute(_SQL["orphan_retries"], flags)
-    connection.execute(_SQL["disown"], (session,))
-    connection.execute(_SQL["leave"], (session,))
+    connection.defer(_SQL["orphan_claims"], flags)
+    connection.defer(_SQL["orphan_retries"], flags)
+    connection.defer(_SQL["disown"], (session,))
+    connection.defer(_SQL["leave"], (session,))
+    connection.announce("")  # what it held can be had, and its partitions
 
 
 def members(connection: Connection, name: str, topic: str) -> list[int]:
@@ -143,11 +157,11 @@ def _balance(
     share = quota(total, sessions, session.id, member.topic_id)
     for part in kept[share:]:
         deadline = now_us + revocation_us(session.lease_us)
-        connection.execute(_SQL["revoke"], (deadline, group, part))
+        connection.defer(_SQL["revoke"], (deadline, group, part))
         changes.revoking.append((topic, part))
     free = [part for part in range(total) if part not in owners]
     for part in free[: max(0, share - len(mine))]:
-        connection.execute(_SQL["own"], (group, part, session.id, next_fence(connection)))
+        connection.defer(_SQL["own"], (group, part, session.id, next_fence(connection)))
         changes.assigned.append((topic, part))
 
 
@@ -191,6 +205,7 @@ def release(
     """Let go of a partition; what is unsettled of it goes out again. `lost`: it may have been
     worked on, so going out again counts as a duplicate."""
     where = (int(lost), session.id, member.topic_id, partition)
-    connection.execute(_SQL["release_claims"], where)
-    connection.execute(_SQL["release_retries"], where)
-    connection.execute(_SQL["release"], (member.group_id, partition, session.id))
+    connection.defer(_SQL["release_claims"], where)
+    connection.defer(_SQL["release_retries"], where)
+    connection.defer(_SQL["release"], (member.group_id, partition, session.id))
+    connection.announce("")  # the one who is to have it next waits for it

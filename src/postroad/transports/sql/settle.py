@@ -152,14 +152,16 @@ class Settling:
             else:
                 self._retry(connection, claim, bit, settlement, now_us)
         if done == (1 << claim.size) - 1:
-            connection.execute(_CLAIMS["delete"], (claim.id,))
+            connection.defer(_CLAIMS["delete"], (claim.id,))
         else:
             bitmap = done.to_bytes((claim.size + 7) // 8, "little")
-            connection.execute(_CLAIMS["settle_part"], (bitmap, claim.id))
+            connection.defer(_CLAIMS["settle_part"], (bitmap, claim.id))
         for first, size in _runs(returned):
             span = (claim.group_id, claim.stream_id, first, size)
             values = (self._numbers.take(), *span, None, row[1], row[2], 0, 0, None)
-            connection.execute(_CLAIMS["insert"], values)
+            connection.defer(_CLAIMS["insert"], values)
+        if place.others:
+            connection.announce("")
 
     def _bury(
         self, connection: Connection, claim: Claim, bit: int, settlement: Settlement, now_us: int
@@ -169,7 +171,7 @@ class Settling:
         lane = self._lane_of(settlement)
         values = (lane, self._parks, now_us, failures_in(settlement))
         position = claim.stream_id << OFFSET_BITS | offset
-        connection.execute(_RETRIES["bury"], (*where, *values, position))
+        connection.defer(_RETRIES["bury"], (*where, *values, position))
         if self._parks:
             self._park_line(connection, *where, lane)
 
@@ -188,7 +190,7 @@ class Settling:
         # Its handler answered, so whatever crash it was suspected of was another's: starts 0.
         values = (lane, waits, attempts_in(settlement), 0, 0, 0, failures_in(settlement))
         position = claim.stream_id << OFFSET_BITS | offset
-        connection.execute(_RETRIES["insert"], (*where, *values, position))
+        connection.defer(_RETRIES["insert"], (*where, *values, position))
         self._hush(connection, *where, lane, due)
 
     def _lane_of(self, settlement: Settlement) -> str | None:
@@ -207,14 +209,14 @@ class Settling:
     ) -> None:
         """What stood first in the lane until now goes out with the one before it."""
         if lane is not None:
-            connection.execute(_RETRIES["hush"], (group, stream, lane, offset, due_us))
+            connection.defer(_RETRIES["hush"], (group, stream, lane, offset, due_us))
 
     def _park_line(
         self, connection: Connection, group: int, stream: int, offset: int, lane: str | None
     ) -> None:
         """What waits behind a dead letter waits for that."""
         if lane is not None:
-            connection.execute(_RETRIES["park_line"], (group, stream, lane, offset))
+            connection.defer(_RETRIES["park_line"], (group, stream, lane, offset))
 
     def _settle_held(
         self,
@@ -235,17 +237,17 @@ class Settling:
             due = _due_us(now_us, settlement)
             waits = due_behind(connection, group, stream, lane, offset, due)
             values = (waits, attempts_in(settlement), failures, token.number)
-            connection.execute(_RETRIES["again"], values)
+            connection.defer(_RETRIES["again"], values)
             self._hush(connection, group, stream, offset, lane, due)
             return "done"
         if settlement.action == "reject":
             values = (self._parks, now_us, failures, token.number)
-            connection.execute(_RETRIES["bury_held"], values)
+            connection.defer(_RETRIES["bury_held"], values)
             if self._parks:
                 self._park_line(connection, group, stream, offset, lane)
-        connection.execute(_RETRIES["delete"], (token.number,))
+        connection.defer(_RETRIES["delete"], (token.number,))
         if lane is not None:
-            connection.execute(_RETRIES["next_in_line"], (group, stream, lane))
+            connection.defer(_RETRIES["next_in_line"], (group, stream, lane))
         outcome = "dead" if settlement.action == "reject" else settlement.outcome
         counts[group, outcome] += 1
         return "done"
@@ -261,9 +263,9 @@ def begin(connection: Connection, session: int, tokens: Iterable[Claim | Held]) 
     """Note that work on suspects starts now: a crash from here on is on their account."""
     for token in tokens:
         if isinstance(token, Claim):
-            connection.execute(_CLAIMS["begin"], (token.id, session))
+            connection.defer(_CLAIMS["begin"], (token.id, session))
         else:
-            connection.execute(_RETRIES["begin"], (token.number, session, token.turn))
+            connection.defer(_RETRIES["begin"], (token.number, session, token.turn))
 
 
 def give_back(
@@ -272,9 +274,9 @@ def give_back(
     """Return whole claims, as they are, to go out again first."""
     for token in tokens:
         if isinstance(token, Claim):
-            connection.execute(_CLAIMS["give_back"], (int(lost), token.id, session))
+            connection.defer(_CLAIMS["give_back"], (int(lost), token.id, session))
         else:
-            connection.execute(_RETRIES["give_back"], (token.number, session, token.turn))
+            connection.defer(_RETRIES["give_back"], (token.number, session, token.turn))
 
 
 def _runs(offsets: list[int]) -> list[tuple[int, int]]:

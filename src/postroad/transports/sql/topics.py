@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from postroad.transports.sql import groups
 
 _SQL = load("log")
 _TOPIC, _STREAMS, _STREAM_INSERT = _SQL["topic"], _SQL["streams"], _SQL["stream_insert"]
+_LOCK = _SQL["streams_lock"]
 
 
 @dataclass(slots=True)
@@ -39,9 +41,21 @@ class TopicLog:
         """The stream, created if it is the first message of its priority."""
         found = self.streams.get((partition, priority))
         if found is None:
+            connection.lock("topics")
+            self.read(connection)  # somebody else may have been first
+            found = self.streams.get((partition, priority))
+        if found is None:
             found = Stream(connection.insert(_STREAM_INSERT, (self.id, partition, priority)), 0)
             self.streams[partition, priority] = found
         return found
+
+    def read(self, connection: Connection) -> None:
+        """Learn of the topic's streams; those that are known are left as they are."""
+        for partition, priority, id_, next_offset, last_us in connection.execute(
+            _STREAMS, (self.id,)
+        ).fetchall():
+            self.streams.setdefault((partition, priority), Stream(id_, next_offset))
+            self.last_us = max(self.last_us, last_us)
 
 
 def topic_log(connection: Connection, name: str) -> TopicLog | None:
@@ -53,11 +67,29 @@ def topic_log(connection: Connection, name: str) -> TopicLog | None:
     if row is None:
         return None
     found = TopicLog(row[0], row[1])
-    for partition, priority, id_, next_offset, last_us in connection.execute(_STREAMS, (row[0],)):
-        found.streams[partition, priority] = Stream(id_, next_offset)
-        found.last_us = max(found.last_us, last_us)
+    found.read(connection)
     connection.memo[name] = found
     return found
+
+
+def lock_streams(
+    connection: Connection, logs: Iterable[TopicLog], streams: Mapping[int, Stream]
+) -> bool:
+    """Lock streams until the transaction ends, and read where they end; False, with an empty
+    memo, if one is gone or its topic has another number of partitions than we know."""
+    if not streams:
+        return True
+    known = {log.id: log for log in logs}
+    ids = sorted(streams)
+    found = connection.execute(_LOCK.many(len(ids)), ids).fetchall()
+    fits = len(found) == len(ids)
+    for id_, next_offset, last_us, topic, partitions in found:
+        streams[id_].next_offset = next_offset
+        known[topic].last_us = max(known[topic].last_us, last_us)
+        fits = fits and known[topic].partitions == partitions
+    if not fits:
+        connection.memo.clear()
+    return fits
 
 
 def ensure_topic(connection: Connection, topic: Topic[Any], now_us: int) -> TopicLog:
@@ -73,6 +105,7 @@ def ensure_topic(connection: Connection, topic: Topic[Any], now_us: int) -> Topi
         keep.size,
         int(keep.consumed),
     )
+    connection.lock("topics")
     row = connection.execute(_TOPIC, (topic.name,)).fetchone()
     if row is None:
         values = (topic.name, *settings, now_us)
@@ -91,6 +124,8 @@ def ensure_topic(connection: Connection, topic: Topic[Any], now_us: int) -> Topi
         connection.execute(_STREAM_INSERT, (topic_id, partition, 0))
     if row is None:
         groups.join_new_topic(connection, topic_id, topic.name, now_us)
+    if existing < topic.partition_count:
+        connection.announce("")
     connection.memo.pop(topic.name, None)
     found = topic_log(connection, topic.name)
     if found is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+import random
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
@@ -13,14 +14,17 @@ from postroad.core.clock import Clock, SystemClock
 from postroad.core.delivery import Delivery, Receipt, Start
 from postroad.core.flow import Rate, draw
 from postroad.core.message import PRIORITIES, Message
-from postroad.core.notices import Notice, NoticeQueue
+from postroad.core.notices import Disconnected, Notice, NoticeQueue, Reconnected
 from postroad.core.reports import Account, DeadLetter, Lag, TopicInfo
+from postroad.core.sequence import Change, LineId, Standing, with_number
 from postroad.core.subscription import Subscription
 from postroad.core.topic import Topic
 from postroad.core.transport import Consumer, Kept, Plan
 from postroad.errors import GroupActiveError, NotSupportedError, PostroadError
+from postroad.storage import sequences
 from postroad.storage.connection import Connection
 from postroad.storage.database import Database
+from postroad.storage.inbox import forget
 from postroad.storage.opening import place_of
 from postroad.storage.place import Place
 from postroad.storage.statements import load
@@ -35,11 +39,13 @@ from postroad.transports.sql.topics import ensure_topic
 
 _LOG = load("log")
 _RETENTION_EVERY = 1.0
+_RETENTION_EVERY_ON_SERVERS = 10.0
+"""Seconds; of many processes each asks now and then."""
 _TOKEN_KEPT_US = 7 * 24 * 3600 * 1_000_000
 """How long the token of a `publish_once` is remembered: seven days."""
 
 
-class SqliteTransport:
+class SqlTransport:
     """`Transport`, `Source`, `Audited`, `Cancels`, `OnceTokens` and `Keeps` on one file.
 
     Args:
@@ -53,7 +59,7 @@ class SqliteTransport:
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self._place = place_of(url)
-        self._log = Log(clock or SystemClock())
+        self._log = Log(clock or SystemClock(), self._place)
         self._publisher = Publisher(self._log)
         self._notices = NoticeQueue()
         self._consumers: WeakSet[GroupConsumer | Observer] = WeakSet()
@@ -86,11 +92,13 @@ class SqliteTransport:
                 self._closing, self._keeper, self._notices = None, None, NoticeQueue()
             first = self._keeper is None
             if first:
-                database = await Database.open(self._place, self._log.wake)
+                database = await Database.open(self._place, self._log.changed, self._connected)
                 self._log.opened(database)
                 self._keeper = asyncio.ensure_future(self._keep())
             try:
-                await self._log.write(lambda c: self._declare(c, topics, subscriptions))
+                await self._log.write(
+                    lambda c: self._declare(c, topics, subscriptions), scope="topics"
+                )
             except BaseException:
                 # One more topic that cannot be declared now is no reason to close on the others.
                 if first:
@@ -140,6 +148,24 @@ class SqliteTransport:
         log.arrived({topic.name for topic, _ in messages})
         return accepted
 
+    async def publish_numbered(
+        self, messages: Sequence[tuple[Topic[Any], Message]], epoch: str
+    ) -> Sequence[Receipt]:
+        """See `Numbers.publish_numbered`."""
+        log = self._log
+
+        def operation(connection: Connection) -> Sequence[Receipt]:
+            given = []
+            for topic, message in messages:
+                line = LineId(topic.name, message.key or "", epoch)
+                number = sequences.take_number(connection, line)
+                given.append((topic, with_number(message, number, epoch)))
+            return log.appender.append(connection, given, log.clock.now_us())
+
+        receipts = await log.write(operation)
+        log.arrived({topic.name for topic, _ in messages})
+        return receipts
+
     async def permits(self, name: str, rate: Rate, wanted: int) -> tuple[int, float]:
         """See `Permits`."""
         log = self._log
@@ -152,7 +178,7 @@ class SqliteTransport:
             connection.execute(_LOG["permits_set"], (name, left, now))
             return granted, wait
 
-        return await log.write(operation, durable=False)
+        return await log.write(operation, scope=f"permits {name}", durable=False)
 
     async def cancel(self, message_id: str) -> bool:
         """See `Cancels.cancel`."""
@@ -176,7 +202,8 @@ class SqliteTransport:
         self._log.database.usable()
         if plan.filter is not None:
             raise NotSupportedError(
-                f"{subscription}: the sqlite road evaluates no filters itself; the engine does"
+                f"{subscription}: the {self._place.dialect} road evaluates no filters itself; the "
+                "engine does"
             )
         consumer: GroupConsumer | Observer
         if subscription.group is None:
@@ -199,7 +226,9 @@ class SqliteTransport:
         instant at which its message was accepted."""
         await self._log.promoted()
         # Nobody else may be there to see that a lease is over, or is of a clock that was set back.
-        await self._log.write(lambda c: sessions.sweep(c, group, self._log.clock.now_us()))
+        scope = groups.scope(group)
+        clock = self._log.clock
+        await self._log.write(lambda c: sessions.sweep(c, group, clock.now_us()), scope=scope)
 
         def operation(connection: Connection) -> None:
             now = self._log.clock.now_us()
@@ -209,8 +238,9 @@ class SqliteTransport:
                     f"group {group!r} has consumers on {topic!r}; stop them, then seek"
                 )
             groups.restart(connection, topic_id, group_id, to, now)
+            forget(connection, topic, group)
 
-        await self._log.write(operation)
+        await self._log.write(operation, scope=scope)
         self._log.wake()
 
     async def lag(self, topic: str, group: str) -> Lag:
@@ -259,7 +289,10 @@ class SqliteTransport:
     ) -> None:
         """See `Keeps.keep`."""
         log, what = self._log, keeping.Keeping(topic, group, kept, ordered, parks)
-        await log.write(lambda c: keeping.keep(c, log.origins, what, log.clock.now_us()))
+        await log.write(
+            lambda c: keeping.keep(c, log.origins, what, log.clock.now_us()),
+            scope=groups.scope(group),
+        )
         log.wake()
 
     async def unsettled_keys(
@@ -268,25 +301,50 @@ class SqliteTransport:
         """See `Keeps.unsettled_keys`."""
         return await self._log.read(lambda c: keeping.unsettled_keys(c, topic, group, keys))
 
+    async def sequences(self, group: str, lines: Collection[LineId]) -> Mapping[LineId, Standing]:
+        """See `KeepsSequences.sequences`."""
+        return await self._log.read(lambda c: sequences.read(c, group, lines))
+
+    async def advance_sequences(
+        self, group: str, changes: Sequence[Change], *, durable: bool = True
+    ) -> None:
+        """See `KeepsSequences.advance_sequences`."""
+        await self._log.write(lambda c: sequences.write(c, group, changes), durable=durable)
+
+    async def forget_sequences(self, group: str, topic: str) -> None:
+        """See `KeepsSequences.forget_sequences`."""
+        await self._log.write(lambda c: sequences.forget(c, group, topic))
+
     # ------------------------------------------------ the road's own life
 
     def notices(self) -> AsyncIterator[Notice]:
-        """See `Transport.notices`: a file is never disconnected, so this only ends."""
+        """See `Transport.notices`: a file is never disconnected, so there this only ends."""
         return aiter(self._notices)
+
+    def _connected(self, up: bool) -> None:
+        what = f"the server of {self._place.name}"
+        self._notices.put(Reconnected() if up else Disconnected(f"{what} was lost"))
 
     async def _keep(self) -> None:
         """Retention, until the road is closed."""
         while True:
-            await self._log.clock.sleep(_RETENTION_EVERY)
+            every = _RETENTION_EVERY if self._place.one_writer else _RETENTION_EVERY_ON_SERVERS
+            await self._log.clock.sleep(random.uniform(every / 2, every))
             with suppress(PostroadError):  # locked or full now: the next round tries again
                 await self.trim()
 
     async def trim(self) -> None:
         """Remove what retention lets go of, in short transactions. Happens by itself, too."""
         clock = self._log.clock
-        more = await self._log.read(lambda c: retention.due(c, clock.now_us()))
+        for topic in await self._log.read(lambda c: retention.due(c, clock.now_us())):
+            await self._trim(topic)
+
+    async def _trim(self, topic: retention.Topic) -> None:
+        log, more = self._log, True
         while more:
-            more = await self._log.write(lambda c: retention.trim(c, clock.now_us()), durable=False)
+            more = await log.write(
+                lambda c: retention.trim(c, topic, log.clock.now_us()), durable=False
+            )
 
     async def close(self) -> None:
         """See `Transport.close`. Closes the consumers too."""
@@ -332,6 +390,7 @@ def _capabilities(place: Place) -> Capabilities:
         transactions=True,
         once_tokens=True,
         permits=True,
+        sequences=True,
         patterns=True,
         retention=frozenset({"age", "size", "consumed"}),
         lease=True,
