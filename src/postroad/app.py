@@ -28,6 +28,7 @@ from postroad.road.numbering import Numbering
 from postroad.road.questions import Questions
 from postroad.road.reading import Reading
 from postroad.storage.opening import SCHEMES, place_of
+from postroad.storage.place import Place
 from postroad.transports.polling import PollingSource
 
 __all__ = [
@@ -104,6 +105,7 @@ class Postroad(Numbering, Consuming, Reading, Questions):
                 inbox=connect_database(database, url, clock),
                 business=describe_database(url),
                 database=database or (url if _is_database(url) else None),
+                outbox=outbox_of(database, url),
             )
         )
         self._url = url
@@ -202,6 +204,13 @@ def connect_database(url: str | None, road: str, clock: Clock) -> Inbox | None:
     if _is_database(road) and place_of(road).name == place.name and _schema(road) == _schema(url):
         return None
     return Inbox(place, clock)
+
+
+def outbox_of(url: str | None, road: str) -> Place | None:
+    """The road's own database, where somebody has named it as the business database as well."""
+    if url is None or connect_database(url, road, SystemClock()) is not None:
+        return None
+    return place_of(road)
 
 
 def describe_database(road: str) -> Business | None:

@@ -143,7 +143,7 @@ def test_a_missing_extra_is_told_with_the_pip_command() -> None:
 
 @pytest.mark.usefixtures("no_driver")
 def test_a_missing_extra_does_not_stand_in_the_way_of_other_roads() -> None:
-    assert set(app.catalog()) == {"memory://", "sqlite://"}
+    assert set(app.catalog()) == {"memory://", "sqlite://", "postgresql://", "mysql://"}
 
 
 # --- handlers --------------------------------------------------------------------------------
@@ -188,12 +188,14 @@ async def test_an_impossible_guarantee_names_all_gaps_and_the_roads_that_could()
 
     with pytest.raises(GuaranteeError) as caught:
         await road.open()
-    assert caught.value.roads == ("sqlite://",)
+    assert caught.value.roads == ("sqlite://", "postgresql://", "mysql://")
     start, delivery = caught.value.gaps
     assert start.startswith("start earliest: this road keeps no history")
     assert delivery.startswith("delivery effectively-once: needs a business database")
     assert "orders → payment" in str(caught.value)
-    assert str(caught.value).endswith("Roads that could: sqlite://")
+    assert str(caught.value).endswith(
+        "Roads that could: sqlite://, postgresql://, mysql://"
+    )
 
 
 async def test_what_no_road_can_is_told_as_that_and_nothing_is_created(tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ async def test_a_topics_own_wishes_are_checked_too() -> None:
     with pytest.raises(GuaranteeError, match="retention age") as caught:
         await road.open()
     assert len(caught.value.gaps) == 2
-    assert caught.value.roads == ("sqlite://",)
+    assert caught.value.roads == ("sqlite://", "postgresql://", "mysql://")
     assert [term.keeper for term in road.explain()[-1].terms] == ["road", "nobody", "nobody"]
 
 

@@ -198,6 +198,15 @@ async def test_what_was_marked_is_published_once(business: Business) -> None:
     ]
 
 
+async def test_draining_and_closing_in_one_task(business: Business) -> None:
+    ids = business.add(1, 2)
+    road = Road()
+    async with business.relay(road) as relay:
+        await relay.drain()
+        await asyncio.wait_for(relay.close(), 10)
+    assert road.ids == ids
+
+
 async def test_several_relays_share_the_work_and_keep_each_order(business: Business) -> None:
     """Also while they come, go and are handed parts of others."""
     roads = [Road() for _ in range(3)]

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import asyncmy
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 import psycopg
 import pymysql
 import pymysql.cursors

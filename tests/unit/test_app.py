@@ -23,6 +23,7 @@ from postroad.errors import (
     MissingExtraError,
     NotSupportedError,
     StorageCorruptError,
+    StorageError,
     UnknownTransportError,
 )
 
@@ -324,3 +325,66 @@ async def test_a_road_consumes_once_at_a_time() -> None:
             await road.publish(topic, Job(2))
             await road.settled()
     assert seen == [1, 2], "the first went on, and another may follow it"
+
+
+# ------------------------------------------------------------------ the business database
+
+
+def places(road: Postroad) -> tuple[str | None, str | None]:
+    """(the database beside the road, the road as a database), by name."""
+    inbox, business = road._inbox, road._business
+    return (None if inbox is None else inbox.place.name), None if business is None else business.name
+
+
+def test_the_business_database_is_the_roads_own_where_that_is_one(tmp_path: Path) -> None:
+    file, other = f"{tmp_path}/a.db", f"{tmp_path}/b.db"
+    own = f"sqlite:///{file}"
+    assert places(Postroad(own)) == (None, file)
+    assert places(Postroad(own, database=f"{own}?durability=normal")) == (None, file)
+    assert places(Postroad(own, database=f"sqlite:///{other}")) == (other, file)
+    assert places(Postroad("memory://")) == (None, None)
+    assert places(Postroad("memory://", database=own)) == (file, None)
+
+
+def test_on_a_server_another_schema_is_another_database() -> None:
+    url = "postgresql://user@127.0.0.1:5432/shop"
+    assert places(Postroad(url, database=url))[0] is None
+    assert places(Postroad(url, database="postgresql://other@127.0.0.1:5432/shop"))[0] is None
+    for other in (f"{url}?schema=books", "postgresql://user@127.0.0.1:5432/books"):
+        assert places(Postroad(url, database=other))[0] is not None
+
+
+@pytest.mark.parametrize("url", ["redis://localhost", "shop.db", "memory://", "sqlite://"])
+def test_a_database_that_is_none_is_refused_at_once(url: str) -> None:
+    with pytest.raises(InvalidURLError):
+        Postroad("memory://", database=url)
+
+
+async def test_the_database_is_opened_and_closed_with_the_road(tmp_path: Path) -> None:
+    file = tmp_path / "shop.db"
+    road = Postroad("memory://", database=f"sqlite:///{file}")
+    assert not file.exists()
+    assert road._inbox is not None
+    async with road:
+        assert file.exists()
+        await road._inbox.database.read(lambda c: c.execute("SELECT 1").fetchone())
+    with pytest.raises(ClosedError):
+        _ = road._inbox.database
+
+
+async def test_a_database_that_cannot_be_opened_closes_what_was(tmp_path: Path) -> None:
+    road = Postroad("memory://", database=f"sqlite:///{tmp_path}/no/such/folder/shop.db")
+    with pytest.raises(StorageError, match="does not exist"):
+        await road.open()
+    with pytest.raises(ClosedError):
+        await road.publish(jobs(), Job(1))
+
+
+async def test_a_road_that_cannot_be_opened_keeps_no_database_open(tmp_path: Path) -> None:
+    (tmp_path / "road.db").write_bytes(b"no database at all, but long enough to be read" * 20)
+    road = Postroad(f"sqlite:///{tmp_path}/road.db", database=f"sqlite:///{tmp_path}/shop.db")
+    with pytest.raises(StorageCorruptError):
+        await road.open()
+    assert road._inbox is not None
+    with pytest.raises(ClosedError):
+        _ = road._inbox.database

@@ -49,7 +49,12 @@ class Connection(Declarations):
                 self._inbox.prepare = self._prepare_once
                 await self._inbox.open()
             over = [one.subscription for one in self.subscriptions if one.transport is None]
-            await self._transport.open(topics, over)
+            try:
+                await self._transport.open(topics, over)
+            except BaseException:
+                if self._inbox is not None:
+                    await self._inbox.close()
+                raise
             for transport, subscription in self._external():
                 await transport.open([], [subscription])
             if self._store is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -29,6 +29,7 @@ from postroad.errors import DeclarationError, WrongTypeError
 from postroad.road.connection import Connection
 from postroad.road.declarations import Bound
 from postroad.storage.database import Database
+from postroad.storage.place import Place
 
 DRAIN = timedelta(seconds=30)
 
@@ -37,6 +38,7 @@ class Consuming(Connection):
     """A road's consuming side."""
 
     _consumes = False
+    _wake_relay: Callable[[frozenset[str] | None], None] = staticmethod(lambda topics: None)
 
     async def run(self, *, stop: asyncio.Event | None = None, drain: timedelta = DRAIN) -> None:
         """Consume every subscription and tick every schedule until `stop` is set, then drain:
@@ -70,7 +72,8 @@ class Consuming(Connection):
         runners: list[asyncio.Task[None]] = []
         tickers: list[asyncio.Task[None]] = []
         relays: list[asyncio.Task[None]] = []
-        working = self._relays()
+        own = None if self._outbox is None else await self._own_outbox(self._outbox)
+        working = self._relays(own)
         waiting = asyncio.create_task(stop.wait())
         try:
             together = Quarantine()
@@ -92,6 +95,8 @@ class Consuming(Connection):
             # Handlers that end now publish, too.
             await asyncio.gather(*(relay.close() for relay in working), return_exceptions=True)
             ended += await asyncio.gather(*relays, return_exceptions=True)
+            if own is not None:
+                await own.close()
             if mine:
                 await self.close()
         for error in ended:
@@ -205,13 +210,22 @@ class Consuming(Connection):
             source=self.name,
         )
 
-    def _relays(self) -> list[Relay]:
-        """What publishes the outbox of the business database, where that is not the road."""
+    async def _own_outbox(self, place: Place) -> Database:
+        """The road's database once more, for the relay: what looks for rows to publish shares no
+        thread with what consumes."""
+        return await Database.open(place, lambda topics: self._wake_relay(topics))
+
+    def _relays(self, own: Database | None) -> list[Relay]:
+        """What publishes the outbox of the business database: another one than the road's, or the
+        road's own where it was named."""
         inbox = self._inbox
-        if inbox is None:
+        database = own if inbox is None else inbox.database
+        if database is None:
             return []
-        relay = self.relay(inbox.database)
-        inbox.changed = relay.wake
+        relay = self.relay(database)
+        self._wake_relay = relay.wake
+        if inbox is not None:
+            inbox.changed = relay.wake
         return [relay]
 
     async def _publish_relayed(self, entries: Sequence[tuple[Topic[Any], Message]]) -> object:

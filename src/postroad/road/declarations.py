@@ -37,6 +37,7 @@ from postroad.delivery.inbox import Inbox
 from postroad.delivery.observers import Observers
 from postroad.delivery.schedule import Every
 from postroad.errors import DeclarationError
+from postroad.storage.place import Place
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -87,6 +88,8 @@ class Wiring:
         inbox: the business database, where it is not the road.
         business: the road as the business database, where it is one.
         database: the URL of the business database, with its secrets.
+        outbox: the road's own database, where it was named as the business database too: its
+            outbox is relayed while the road consumes.
         hooks: where metrics, traces and logs attach.
         clock: time.
         catalog: the roads that a refusal may recommend.
@@ -102,6 +105,7 @@ class Wiring:
     inbox: Inbox | None = None
     business: Business | None = None
     database: str | None = None
+    outbox: Place | None = None
 
 
 class Declarations:
@@ -119,6 +123,7 @@ class Declarations:
         self._inbox = wiring.inbox
         self._business = wiring.business
         self._database = wiring.database
+        self._outbox = wiring.outbox
         self._place = place_of(wiring.url)
         self._catalog = wiring.catalog
         self._observers = Observers(self.hooks)

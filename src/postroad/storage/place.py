@@ -21,8 +21,9 @@ Connected: TypeAlias = Callable[[bool], None]
 class Watch(Protocol):
     """Notices what others commit, in a thread of its own; see `Place.watch`."""
 
-    def enter(self) -> None:
-        """Somebody waits from now on."""
+    def enter(self, *, fresh: bool = True) -> None:
+        """Somebody waits from now on; `fresh`: who has just had something, and may soon have more,
+        and not one who goes on waiting."""
         ...
 
     def leave(self) -> None:

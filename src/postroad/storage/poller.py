@@ -30,10 +30,11 @@ class Poller:
         self._thread = threading.Thread(target=self._run, name="postroad-poller", daemon=True)
         self._thread.start()
 
-    def enter(self) -> None:
-        """Somebody waits from now on."""
+    def enter(self, *, fresh: bool = True) -> None:
+        """Somebody waits from now on; if it is `fresh`, it is looked often again."""
         self._waiters += 1
-        self._since = time.monotonic()
+        if fresh:
+            self._since = time.monotonic()
         self._wanted.set()
         self._started.set()
 

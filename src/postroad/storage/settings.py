@@ -15,6 +15,7 @@ _KNOWN = {
     "poll": "the longest time between two looks for news while idle, e.g. 5s",
     "pool": "handlers' transactions at once, each with a connection, e.g. 10",
     "statement_timeout": "how long one statement may take, e.g. 30s",
+    "idle_transaction": "how long the transaction of a process that was stopped lives, e.g. 20s",
 }
 
 
@@ -27,12 +28,15 @@ class Settings:
         poll: the longest time between two looks for news, while nothing happens.
         pool: how many handlers' transactions are open at once, each on its own connection.
         statement_timeout: after which the server cancels a statement.
+        idle_transaction: after which the server ends a transaction of ours in which nothing
+            happens: its process was stopped, and others wait for its locks.
     """
 
     busy: float = 10.0
     poll: float = 5.0
     pool: int = 10
     statement_timeout: float = 30.0
+    idle_transaction: float = 20.0
 
 
 def settings_of(scheme: str, options: Mapping[str, str]) -> Settings:
@@ -51,6 +55,7 @@ def settings_of(scheme: str, options: Mapping[str, str]) -> Settings:
         poll=_seconds(scheme, options, "poll", default.poll),
         pool=_number(scheme, options, "pool", default.pool),
         statement_timeout=_seconds(scheme, options, "statement_timeout", default.statement_timeout),
+        idle_transaction=_seconds(scheme, options, "idle_transaction", default.idle_transaction),
     )
 
 

@@ -160,7 +160,10 @@ class Relay:
         except _GivenUp:
             pass
         finally:
-            await self._end(beside)
+            try:
+                await self._end(beside)
+            finally:
+                self._running = None
 
     async def _beside(self, beside: list[asyncio.Task[None]], working: asyncio.Task[None]) -> None:
         """Until the work is done, or something beside it has failed."""

@@ -21,6 +21,12 @@ FOR UPDATE SKIP LOCKED;
 -- name: next_over
 SELECT min(lease_until_us) FROM postroad_sessions WHERE name = ?;
 
+-- What tells cheaply that nothing has changed: ids only grow, and topics stay.
+-- name: glance
+SELECT min(lease_until_us), max(lease_until_us - 2 * lease_us), count(*), max(id),
+       (SELECT count(*) FROM postroad_topics), (SELECT sum(partitions) FROM postroad_topics)
+FROM postroad_sessions WHERE name = ?;
+
 -- name: members
 SELECT id, source FROM postroad_sessions WHERE name = ? ORDER BY id;
 

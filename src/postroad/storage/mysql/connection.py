@@ -17,7 +17,7 @@ _PACKET = 64
 _LOCK = "INSERT INTO postroad_locks (name) VALUES (%s) ON DUPLICATE KEY UPDATE name = VALUES(name)"
 
 
-class Raw(pymysql.Connection):  # type: ignore[type-arg]
+class Raw(pymysql.Connection):
     """The driver's, which sends no statement that the server would not take.
 
     Attributes:

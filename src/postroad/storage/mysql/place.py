@@ -30,9 +30,6 @@ _NOW = (
     "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED), "
     "(SELECT value FROM postroad_meta WHERE name = 'version')"
 )
-_IDLE_IN_TRANSACTION = 20
-"""Seconds after which a MariaDB ends a transaction of ours in which nothing happens: its process
-was stopped, and others wait for its locks."""
 _CONNECT_SECONDS = 5
 
 
@@ -121,7 +118,8 @@ class MysqlPlace:
         ]
         if mariadb:
             settings.append(f"SET max_statement_time = {timeout:f}")
-            settings.append(f"SET idle_transaction_timeout = {_IDLE_IN_TRANSACTION}")
+            idle = max(1, math.ceil(self._settings.idle_transaction))
+            settings.append(f"SET idle_transaction_timeout = {idle}")
         else:
             settings.append(f"SET max_execution_time = {int(timeout * 1000)}")
         return settings

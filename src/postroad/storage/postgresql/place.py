@@ -34,9 +34,6 @@ _NOW = (
     "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, "
     "(SELECT value FROM postroad_meta WHERE name = 'version')"
 )
-_IDLE_IN_TRANSACTION = 20
-"""Seconds after which the server ends a transaction of ours in which nothing happens: its process
-was stopped, and others wait for its locks."""
 
 
 class PostgresqlPlace:
@@ -97,7 +94,7 @@ class PostgresqlPlace:
 
     def _make_schema(self, connection: PostgresqlConnection) -> None:
         name = f'"{self.schema}"'
-        if self.schema and not connection.execute(_SCHEMA, (name,)).fetchone()[0]:
+        if self.schema and connection.execute(_SCHEMA, (name,)).fetchone() == (False,):
             connection.execute(f"CREATE SCHEMA {name}")
 
     def connect(self, *, read_only: bool = False) -> PostgresqlConnection:
@@ -121,7 +118,7 @@ class PostgresqlPlace:
         settings = {
             "statement_timeout": int(self._settings.statement_timeout * 1000),
             "lock_timeout": int(self._settings.busy * 1000),
-            "idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION * 1000,
+            "idle_in_transaction_session_timeout": int(self._settings.idle_transaction * 1000),
         }
         words = [f"SET {name} = {value}" for name, value in settings.items()]
         if self.schema:

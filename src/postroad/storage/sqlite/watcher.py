@@ -32,8 +32,8 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="postroad-watcher", daemon=True)
         self._thread.start()
 
-    def enter(self) -> None:
-        """Somebody waits from now on."""
+    def enter(self, *, fresh: bool = True) -> None:
+        """Somebody waits from now on: what it costs to look, and how often, is the same."""
         self._waiters += 1
         self._wanted.set()
 

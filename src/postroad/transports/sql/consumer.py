@@ -18,7 +18,7 @@ from postroad.core.notices import Assigned, Lost, Notice, NoticeQueue, Revoking
 from postroad.core.subscription import Subscription
 from postroad.core.topic import Topic
 from postroad.core.transport import Plan, Transaction
-from postroad.errors import ClosedError, PostroadError, StorageError
+from postroad.errors import ClosedError, PostroadError, StorageError, StorageUnavailableError
 from postroad.storage.connection import Connection
 from postroad.storage.inbox import Records
 from postroad.transports.sql import groups, sessions
@@ -26,9 +26,9 @@ from postroad.transports.sql.claim import any_for, claim
 from postroad.transports.sql.handing import deliveries
 from postroad.transports.sql.handler import HandlerTransaction
 from postroad.transports.sql.log import Listener, Log
-from postroad.transports.sql.sessions import Changes, Session, revocation_us
+from postroad.transports.sql.sessions import Changes, Glance, Session, revocation_us
 from postroad.transports.sql.settle import Answers, Settling, begin, give_back, sort
-from postroad.transports.sql.tokens import Claimed, Lane, Numbers, Request
+from postroad.transports.sql.tokens import Claim, Claimed, Held, Lane, Numbers, Request
 
 R = TypeVar("R")
 _SECOND_US = 1_000_000
@@ -69,6 +69,12 @@ class GroupConsumer:
         self._over_us = 0
         self._turn = 0
         self._over = True
+        self._fresh = True
+        self._astray: list[Claim | Held] = []
+        self._quiet = False
+        self._due_at = 0.0
+        self._calm: Glance | None = None
+        self._glanced: Glance | None = None
         self._joining = asyncio.Lock()
 
     # ------------------------------------------------ membership
@@ -86,13 +92,15 @@ class GroupConsumer:
         async with self._joining:
             if not self._over:
                 return
-            session, memberships, changes = await self._write(self._join_in)
+            session, memberships, changes = await self._repeatable(self._write(self._join_in))
             self._session: Session = session
             self._numbers = Numbers(session)
             self._settling = Settling(session.id, self._numbers, self._lane, parks=self._parks)
             self._memberships = memberships
             self._lease_until_us = self._log.clock.now_us() + self._lease_us
-            self._over = False
+            self._over = self._quiet = False
+            self._astray = []  # of the session before; they came back with its end
+            self._calm = None
             self._apply(changes)
 
     def _join_in(self, connection: Connection) -> tuple[Session, list[groups.Membership], Changes]:
@@ -123,11 +131,30 @@ class GroupConsumer:
             now = self._log.clock.monotonic()
             # A database that is locked or full now may be well again at the next round.
             with suppress(PostroadError):
-                if not self._over and now - resolved >= _RESOLVE_EVERY:
-                    resolved = now
-                    await self._resolve()
-                await self._tidy()
+                if not await self._is_calm():
+                    due = now - resolved >= _RESOLVE_EVERY or not self._log.place.one_writer
+                    if due and not self._over:
+                        resolved = now
+                        await self._resolve()
+                    await self._tidy()
                 await self._records.tidy()
+
+    async def _is_calm(self) -> bool:
+        """Whether nothing is to be done for the membership, as far as one statement tells. Where
+        there is one writer at a time nobody is asked over a network, and it is always looked."""
+        if self._over or self._log.place.one_writer:
+            return False
+        now = self._log.clock.now_us()
+        seen = await self._log.peek(lambda c: sessions.glance(c, self._name, now))
+        self._over_us = seen.over_us
+        if seen.far or seen.over_us <= now:
+            self._calm = None
+        elif self._calm is not None and self._calm.signs == seen.signs:
+            return True
+        else:
+            # What is read after this may be newer: then the next glance differs.
+            self._glanced = seen
+        return False
 
     async def _rest(self, interval: float) -> None:
         """Until it is time to look again. A server that is asked every moment by everybody has
@@ -152,18 +179,27 @@ class GroupConsumer:
         return groups.fitting(connection, self._subscription.source_name)
 
     async def _tidy(self) -> None:
-        if self._over or not await self._log.read(self._untidy):
+        if self._over:
+            return
+        self._calm = None
+        untidy, calm = await self._log.read(self._untidy)
+        if not untidy:
+            self._calm = self._glanced if calm else None
             return
         changes = await self._write(self._tidy_in)
         self._apply(changes)
         self._log.wake()
 
-    def _untidy(self, connection: Connection) -> bool:
+    def _untidy(self, connection: Connection) -> tuple[bool, bool]:
+        """(whether there is something to do, whether there will be nothing either)."""
         now = self._log.clock.now_us()
         self._over_us = sessions.next_over(connection, self._name)
         if not self._ordered:
-            return sessions.needs_sweep(connection, self._name, now)
-        return sessions.would_change(connection, self._session, self._memberships, now)
+            return sessions.needs_sweep(connection, self._name, now), True
+        session, memberships = self._session, self._memberships
+        if sessions.would_change(connection, session, memberships, now):
+            return True, False
+        return False, sessions.is_calm(connection, session, memberships)
 
     def _tidy_in(self, connection: Connection) -> Changes | None:
         now = self._log.clock.now_us()
@@ -211,6 +247,12 @@ class GroupConsumer:
             self._usable()
             if self._over:
                 await self._join()
+            if wait and (quiet := self._quiet_for()) > 0:
+                remaining = deadline - clock.monotonic()
+                if remaining <= 0:
+                    return ()
+                self._quiet = not await self._idle(min(remaining, quiet))
+                continue
             self._listener.clear()
             session = self._session
             claimed = await self._claim(limit, max_bytes)
@@ -220,6 +262,7 @@ class GroupConsumer:
                 continue
             self._lease_until_us = claimed.lease_until_us
             if claimed.chunks:
+                self._fresh = True
                 return deliveries(
                     claimed.chunks,
                     self._log.origins.by_id,
@@ -231,25 +274,43 @@ class GroupConsumer:
             if remaining <= 0:
                 return ()
             if not claimed.busy:
-                await self._idle(min(remaining, self._patience(claimed)))
+                patience = self._patience(claimed)
+                if self._log.place.one_writer:
+                    await self._idle(min(remaining, patience))
+                else:
+                    self._due_at = clock.monotonic() + patience
+                    self._quiet = True
 
-    async def _idle(self, seconds: float) -> None:
-        """Wait for news. What other processes commit may be anything: whether it is a message
-        for us is read first, so that idle consumers stay away from the write lock."""
+    def _quiet_for(self) -> float:
+        """Seconds for which nothing has to be claimed, as far as is known: a server is not asked
+        again by every call, and not for the lease as long as that is renewed by others."""
+        if not self._quiet or self._listener.sure:
+            return 0
+        half = (self._lease_until_us - self._log.clock.now_us()) / _SECOND_US
+        half -= self._lease_us / _SECOND_US / 2
+        return min(self._due_at - self._log.clock.monotonic(), half)
+
+    async def _idle(self, seconds: float) -> bool:
+        """Wait for news; whether there is any. What other processes commit may be anything:
+        whether it is a message for us is read first, so that idle consumers stay away from the
+        write lock."""
         end = self._log.clock.monotonic() + seconds
         while (left := end - self._log.clock.monotonic()) > 0:
-            await self._log.pause(self._listener.event, left)
+            fresh, self._fresh = self._fresh, False
+            heard = await self._log.pause(self._listener.event, left, fresh=fresh)
             if self._listener.sure or self._over or self._closing is not None:
-                return
+                return True
             self._listener.clear()
-            if await self._log.peek(self._anything):
-                return
+            if heard and await self._log.peek(self._anything):
+                return True
+        return False
 
     def _anything(self, connection: Connection) -> bool:
         return any_for(connection, self._request(1, 1), self._log.clock.now_us())
 
     def _patience(self, claimed: Claimed) -> float:
-        longest = self._lease_us / _SECOND_US / 3
+        # On a server the lease is seen to by `_quiet_for`.
+        longest = self._lease_us / _SECOND_US / (3 if self._log.place.one_writer else 1)
         if claimed.next_due_us is None:
             return longest
         due = (claimed.next_due_us - self._log.clock.now_us()) / _SECOND_US
@@ -258,17 +319,33 @@ class GroupConsumer:
 
     async def _claim(self, limit: int, max_bytes: int) -> Claimed:
         request, log = self._request(limit, max_bytes), self._log
-        future = log.write(
-            lambda c: claim(c, request, log.appender, log.origins, log.clock.now_us()),
-            scope=self._scope,
-            durable=False,
-        )
+        await self._return_astray()
+        attempt: list[Claimed] = []
+
+        def operation(connection: Connection) -> Claimed:
+            now = log.clock.now_us()
+            attempt[:] = [claim(connection, request, log.appender, log.origins, now)]
+            return attempt[0]
+
+        future = log.write(operation, scope=self._scope, durable=False)
         try:
-            return await asyncio.shield(future)
+            return await self._repeatable(asyncio.shield(future))
+        except StorageUnavailableError:
+            self._astray += [chunk.token for one in attempt for chunk in one.chunks]
+            raise
         except asyncio.CancelledError:
             self._background.add(future)
             future.add_done_callback(lambda done: self._give_back(done, request.session.id))
             raise
+
+    async def _return_astray(self) -> None:
+        """Give back what may have been claimed by a commit of which nobody knows: it would be
+        leased to us, and handled by nobody."""
+        if not self._astray:
+            return
+        session, tokens = self._session.id, self._astray
+        await self._repeatable(self._write(lambda c: give_back(c, session, tokens, lost=False)))
+        self._astray = []
 
     def _request(self, limit: int, max_bytes: int) -> Request:
         return Request(
@@ -316,7 +393,9 @@ class GroupConsumer:
         suspects = {delivery.token for delivery in ours if delivery.starts}
         if suspects:
             session = self._session.id
-            await self._write(lambda c: begin(c, session, suspects), durable=False)
+            await self._repeatable(
+                self._write(lambda c: begin(c, session, suspects), durable=False)
+            )
         return ours
 
     def _ours(self, delivery: Delivery) -> bool:
@@ -386,14 +465,24 @@ class GroupConsumer:
     ) -> asyncio.Future[R]:
         return self._log.write(operation, scope=self._scope, durable=durable)
 
+    async def _repeatable(self, writing: asyncio.Future[R]) -> R:
+        """Await a write that can be run again. That nobody knows whether a server kept it, since
+        the connection was lost during its commit, is then no more than one more try."""
+        try:
+            return await writing
+        except StorageError as error:
+            if type(error) is not StorageError or self._log.place.one_writer:
+                raise
+            raise StorageUnavailableError(f"{error}; to be tried again") from error
+
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """See `Consumer.extend`."""
         self._usable()
         if self._over:
             return ()
         session, clock = self._session, self._log.clock
-        until = await self._write(
-            lambda c: sessions.renew(c, session, clock.now_us()), durable=False
+        until = await self._repeatable(
+            self._write(lambda c: sessions.renew(c, session, clock.now_us()), durable=False)
         )
         if until is None:
             if session is self._session:
@@ -425,7 +514,7 @@ class GroupConsumer:
             for topic, part in wanted:
                 sessions.release(connection, session, by_topic[topic], part, lost=True)
 
-        await self._write(operation)
+        await self._repeatable(self._write(operation))
         self._owned.difference_update(wanted)
         self._log.wake()
 

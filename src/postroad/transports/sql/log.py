@@ -133,20 +133,18 @@ class Log:
     def _promote(self, connection: Connection) -> bool:
         return self.appender.promote(connection, self.clock.now_us())
 
-    async def pause(self, event: asyncio.Event, seconds: float) -> None:
-        """Wait until the event is set, for so many seconds at most."""
+    async def pause(self, event: asyncio.Event, seconds: float, *, fresh: bool = False) -> bool:
+        """Wait until the event is set, for so many seconds at most; whether it is. `fresh`: see
+        `Watch.enter`."""
         watcher = self.database.watcher
-        watcher.enter()
-
-        async def alarm() -> None:
-            # Not a callback of the sleep: that would ring once more when it is cancelled, and
-            # whoever has just cleared the event would read on and on.
-            await self.clock.sleep(max(seconds, 0))
-            event.set()
-
-        timer = asyncio.ensure_future(alarm())
+        watcher.enter(fresh=fresh)
+        # Not a callback that sets the event: whoever waits could not tell it from news.
+        news = asyncio.ensure_future(event.wait())
+        alarm = asyncio.ensure_future(self.clock.sleep(max(seconds, 0)))
         try:
-            await event.wait()
+            await asyncio.wait((news, alarm), return_when=asyncio.FIRST_COMPLETED)
+            return event.is_set()
         finally:
-            timer.cancel()
+            news.cancel()
+            alarm.cancel()
             watcher.leave()

@@ -44,6 +44,7 @@ class Observer:
         self._again: list[tuple[int, int, Delivery]] = []
         self._number = count().__next__
         self._paused: frozenset[Partition] = frozenset()
+        self._fresh = True
         self._notices = NoticeQueue()
         self._listener = Listener(subscription.reads)
         self._closed = False
@@ -79,6 +80,7 @@ class Observer:
             self._cursors |= found.cursors
             for gap in found.gaps:
                 self._notices.put(gap)
+            self._fresh = self._fresh or bool(found.chunks)
             if found.chunks:
                 return deliveries(found.chunks, self._log.origins.by_id, None, None, in_order=False)
             remaining = deadline - clock.monotonic()
@@ -86,7 +88,9 @@ class Observer:
                 return ()
             due = [item for item in (found.next_due_us, *self._again_us()) if item is not None]
             patience = (min(due) - clock.now_us()) / 1e6 if due else _LONGEST
-            await self._log.pause(self._listener.event, min(remaining, patience, _LONGEST))
+            fresh, self._fresh = self._fresh, False
+            seconds = min(remaining, patience, _LONGEST)
+            await self._log.pause(self._listener.event, seconds, fresh=fresh)
 
     def _again_us(self) -> list[int]:
         return [self._again[0][0]] if self._again else []

@@ -336,7 +336,7 @@ class SqlTransport:
     async def trim(self) -> None:
         """Remove what retention lets go of, in short transactions. Happens by itself, too."""
         clock = self._log.clock
-        for topic in await self._log.read(lambda c: retention.due(c, clock.now_us())):
+        for topic in await self._log.peek(lambda c: retention.due(c, clock.now_us())):
             await self._trim(topic)
 
     async def _trim(self, topic: retention.Topic) -> None:
