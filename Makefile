@@ -12,15 +12,19 @@ VENV_MADE := $(VENV)/.made
 CORE      := $(VENV)/.core-installed
 DEV       := $(VENV)/.dev-installed
 PEERS     := $(VENV)/.bench-installed
+EXAMPLES  := $(VENV)/.examples-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults bench lint docs clean
+.PHONY: help demo shop test faults bench lint docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 14
 
 demo: $(CORE) ## Replay two weeks of real flights through Postroad (ARGS=--kill)
 	$(BIN)/postroad demo $(ARGS)
+
+shop: $(EXAMPLES) ## Run the example shop on port 8000 (DATABASE_URL=postgresql://...)
+	$(BIN)/python -m examples.shop $(ARGS)
 
 test: $(DEV) ## Run all tests against real servers (ARGS="-k sqlite")
 	$(BIN)/python -m pytest $(ARGS)
@@ -61,9 +65,13 @@ $(CORE): pyproject.toml | $(VENV_MADE)
 	$(PIP) --editable .
 	@touch $@
 
+$(EXAMPLES): pyproject.toml | $(VENV_MADE)
+	$(PIP) --editable '.[examples]'
+	@touch $(CORE) $@
+
 $(DEV): pyproject.toml | $(VENV_MADE)
 	$(PIP) --editable '.[dev]'
-	@touch $(CORE) $@
+	@touch $(CORE) $(EXAMPLES) $@
 
 $(PEERS): pyproject.toml | $(VENV_MADE)
 	$(PIP) --editable '.[bench]'

@@ -99,12 +99,12 @@ def test_outgrow_prints_the_same_on_a_durable_road(tmp_path: Path) -> None:
     assert (tmp_path / "shop.db").exists()
 
 
-def test_the_shop_runs_from_the_command_line(tmp_path: Path) -> None:
+def test_the_invoices_run_from_the_command_line(tmp_path: Path) -> None:
     """As its docstring says: a publisher here, handlers in processes of their own."""
     postroad = ["-m", "postroad"]
-    assert "effectively-once" in run([*postroad, "explain", "examples.shop:road"], tmp_path)
+    assert "effectively-once" in run([*postroad, "explain", "examples.invoices:road"], tmp_path)
     serving = subprocess.Popen(
-        [sys.executable, "-u", *postroad, "run", "examples.shop:road", "--workers", "2"],
+        [sys.executable, "-u", *postroad, "run", "examples.invoices:road", "--workers", "2"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -113,10 +113,10 @@ def test_the_shop_runs_from_the_command_line(tmp_path: Path) -> None:
     try:
         order = '{"order_id": 1, "customer": "ada", "total": "9.90"}'
         # Groups begin when they are first declared, which publishing through the app does too.
-        run([*postroad, "publish", "examples.shop:road", "orders.created", order], tmp_path)
+        run([*postroad, "publish", "examples.invoices:road", "orders.created", order], tmp_path)
         assert serving.stdout is not None
         assert any("invoice for ada: 9.90" in line for line in serving.stdout)
     finally:
         serving.send_signal(signal.SIGTERM)
         serving.communicate(timeout=60)
-    assert "balanced" in run([*postroad, "audit", "examples.shop:road"], tmp_path)
+    assert "balanced" in run([*postroad, "audit", "examples.invoices:road"], tmp_path)

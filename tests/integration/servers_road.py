@@ -7,14 +7,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from postroad.core.clock import SystemClock
-from postroad.core.delivery import Receipt
+from postroad.core.delivery import Receipt, Settlement
 from postroad.core.message import Message, new_id
 from postroad.core.subscription import Subscription
 from postroad.core.topic import Topic
@@ -32,11 +32,11 @@ def with_options(url: str, **options: str) -> str:
 
 
 def message(
-    n: int, *, key: str | None = None, id: str | None = None, data: bytes | None = None
+    n: int, *, key: str | None = None, id_: str | None = None, data: bytes | None = None
 ) -> Message:
     """A message of one of our topics that carries a number."""
     return Message(
-        id=id or new_id(),
+        id=id_ or new_id(),
         type="servers.number",
         source="/tests",
         data=json.dumps(n).encode() if data is None else data,
@@ -70,8 +70,6 @@ async def opened(url: str, *subscriptions: Subscription) -> AsyncIterator[SqlTra
 
 async def collect(consumer: Any, number: int, *, seconds: float = 60) -> list[Any]:
     """Receive and acknowledge until so many have come."""
-    from postroad.core.delivery import Settlement
-
     found: list[Any] = []
     async with asyncio.timeout(seconds):
         while len(found) < number:
@@ -80,6 +78,13 @@ async def collect(consumer: Any, number: int, *, seconds: float = 60) -> list[An
                 assert set(await consumer.settle([Settlement(one) for one in got])) == {"done"}
             found += got
     return found
+
+
+async def until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - others make it true
+            await asyncio.sleep(0.02)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from tests.services.plugin import StartServer
 SETTLING = 6.0
 """Seconds after which the longest interval between two looks is reached."""
 COUNTED = 20.0
-MOST = {"postgresql": 1.0, "mariadb": 2.5}
+MOST = {"postgresql": 1.0, "mariadb": 3.5}
 """Statements a second of one idle consumer. MariaDB tells nobody anything, so there it is looked
 once a second."""
 
@@ -60,7 +60,10 @@ def _query(server: Instance, statement: str) -> list[tuple[str | None, ...]]:
     ],
 )
 async def test_an_idle_consumer_costs_next_to_nothing(
-    kind: str, ordered: bool, start_server: StartServer, record_property: Callable[[str, object], None]
+    kind: str,
+    ordered: bool,
+    start_server: StartServer,
+    record_property: Callable[[str, object], None],
 ) -> None:
     server = await asyncio.to_thread(start_server, kind)
     counted = counter(server)

@@ -1,4 +1,4 @@
-"""Commit order is not the order in which transactions began: nobody is overtaken, none is skipped."""
+"""Commit order is not the order in which transactions began: none is overtaken or skipped."""
 
 from __future__ import annotations
 

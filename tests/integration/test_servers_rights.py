@@ -25,7 +25,7 @@ from postroad.storage.database import Database as Storage
 from postroad.storage.opening import place_of
 from postroad.transports.sql import SqlTransport
 from tests.integration.outbox_world import ORDERS, QUICK, TOPICS, Order, Road, connect
-from tests.integration.servers_road import KINDS, ONE, collect, group, message, opened, publish
+from tests.integration.servers_road import KINDS, ONE, group, message, opened, publish
 from tests.services.harness.sql import Database
 
 PAGE = Path(__file__).parents[2] / "docs" / "databases.md"
@@ -72,7 +72,9 @@ class Roles:
 
     def revoke(self, right: str, table: str) -> None:
         """Take a right away from the one that runs."""
-        place = f"postroad.{table}" if self.kind == "postgresql" else f"{self.database.name}.{table}"
+        place = (
+            f"postroad.{table}" if self.kind == "postgresql" else f"{self.database.name}.{table}"
+        )
         app = self.name_of(self.app)
         if self.kind == "mariadb":  # a part of what was granted for the whole cannot be taken back
             self.database.query(

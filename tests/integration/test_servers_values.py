@@ -44,7 +44,7 @@ async def refusal(transport: SqlTransport, bad: Message) -> StorageRefusedError:
 
 async def test_a_nul_in_a_key_fails_alone(postgresql_database: Database) -> None:
     async with opened(postgresql_database.url) as transport:
-        for bad in (message(1, key="a\0b"), message(1, id="a\0b")):
+        for bad in (message(1, key="a\0b"), message(1, id_="a\0b")):
             cause = await refusal(transport, bad)
             assert "0x00" in str(cause)
         many = [message(n, key="k") for n in range(50)]
@@ -65,7 +65,7 @@ async def test_a_key_that_is_too_long_fails_alone(mariadb_database: Database) ->
     async with opened(mariadb_database.url) as transport:
         cause = await refusal(transport, message(1, key=SECRET + "k" * 600))
         assert "message_key" in str(cause)
-        cause = await refusal(transport, message(1, id=SECRET + "k" * 600))
+        cause = await refusal(transport, message(1, id_=SECRET + "k" * 600))
         assert "too long" in str(cause)
 
 
@@ -130,7 +130,7 @@ async def test_ids_that_look_alike_are_not_the_same(database: Database) -> None:
         for token in ALIKE:
             assert not await transport.publish_once(token, [(ONE, message(1))])
         for text in ALIKE:
-            await publish(transport, _delayed(message(1, id=text)))
+            await publish(transport, _delayed(message(1, id_=text)))
         for text in ALIKE:
             assert await transport.cancel(text)
             assert not await transport.cancel(text)

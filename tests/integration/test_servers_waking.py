@@ -1,4 +1,4 @@
-"""What wakes a consumer of another process: NOTIFY within milliseconds, else looking now and then."""
+"""What wakes another process's consumer: NOTIFY within milliseconds, else a look now and then."""
 
 from __future__ import annotations
 

@@ -333,7 +333,8 @@ async def test_a_road_consumes_once_at_a_time() -> None:
 def places(road: Postroad) -> tuple[str | None, str | None]:
     """(the database beside the road, the road as a database), by name."""
     inbox, business = road._inbox, road._business
-    return (None if inbox is None else inbox.place.name), None if business is None else business.name
+    beside = None if inbox is None else inbox.place.name
+    return beside, None if business is None else business.name
 
 
 def test_the_business_database_is_the_roads_own_where_that_is_one(tmp_path: Path) -> None:

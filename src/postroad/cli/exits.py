@@ -20,7 +20,7 @@ MEANINGS = {
     ExitCode.OK: "done",
     ExitCode.FAILURE: "the road, its storage or a message failed",
     ExitCode.USAGE: "wrong arguments, or a declaration that cannot work",
-    ExitCode.CHECK: "a check failed: audit, explain, doctor or migrate --check found something wrong",
+    ExitCode.CHECK: "a check failed: audit, explain, doctor or migrate found something wrong",
     ExitCode.BUG: "an exception that nobody expected, with its traceback",
     ExitCode.INTERRUPTED: "interrupted",
 }

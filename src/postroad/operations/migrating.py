@@ -1,4 +1,4 @@
-"""Our tables in a database: of which version they are, what would change them, and changing them."""
+"""Our tables in a database: of which version they are, and how they get to the present one."""
 
 from __future__ import annotations
 

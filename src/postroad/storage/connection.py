@@ -81,8 +81,9 @@ class Connection(Protocol):
         ...
 
     def define(self, statement: str, /) -> None:
-        """Run a statement of a migration, `spelled`. Where such a statement is its own transaction, what it
-        makes may be there already, left by a migration that was broken off."""
+        """Run a statement of a migration, `spelled`. Where such a statement is its own
+        transaction, what it makes may be there already, left by a migration that was broken
+        off."""
         ...
 
     def next_fence(self) -> int:

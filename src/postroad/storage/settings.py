@@ -38,6 +38,12 @@ class Settings:
     statement_timeout: float = 30.0
     idle_transaction: float = 20.0
 
+    @property
+    def silence_ms(self) -> int:
+        """After how many milliseconds without any answer a server counts as lost: longer than a
+        statement and its wait for a lock may take."""
+        return int((self.statement_timeout + self.busy + 5) * 1000)
+
 
 def settings_of(scheme: str, options: Mapping[str, str]) -> Settings:
     """The settings that a URL's parameters make.

@@ -54,7 +54,14 @@ class Worker:
             try:
                 if connection is None or connection.broken:
                     connection = self._place.connect(read_only=self._read_only)
-                value = function(connection)
+                try:
+                    value = function(connection)
+                except self._place.failure:
+                    if not (self._read_only and connection.broken):
+                        raise
+                    # It was lost while nobody used it; a read can be done again.
+                    connection = self._place.connect(read_only=True)
+                    value = function(connection)
             except self._place.failure as failure:
                 error = self._place.mapped(failure)
                 error.__cause__ = failure

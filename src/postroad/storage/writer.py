@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeAlias
 
-from postroad.errors import ClosedError, StorageBusyError, StorageUnavailableError
+from postroad.errors import ClosedError, StorageBusyError, StorageError, StorageUnavailableError
 from postroad.storage.connection import Connection
 from postroad.storage.place import Place
 from postroad.storage.turn import Turn
@@ -129,7 +129,7 @@ class Writer:
         try:
             values = self._transact(works)
         except BaseException as error:  # noqa: BLE001 - passed on to the one who waits
-            if len(works) == 1 or isinstance(error, StorageBusyError | StorageUnavailableError):
+            if len(works) == 1 or _is_of_all(error):
                 results.extend((work.completion, None, self._own(error)) for work in works)
                 return
             for work in works:
@@ -196,6 +196,12 @@ class Writer:
         own = self._place.mapped(error)
         own.__cause__ = error
         return own
+
+
+def _is_of_all(error: BaseException) -> bool:
+    """Whether running them one by one is of no use; or no option, since they may be committed."""
+    fate_unknown = type(error) is StorageError
+    return fate_unknown or isinstance(error, StorageBusyError | StorageUnavailableError)
 
 
 def _resolve(results: list[_Result]) -> None:

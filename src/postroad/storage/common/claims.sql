@@ -68,4 +68,6 @@ SELECT CASE WHEN NOT EXISTS (
         JOIN postroad_streams s ON s.topic_id = g.topic_id
         LEFT JOIN postroad_cursors c ON c.group_id = g.id AND c.stream_id = s.id
         WHERE g.id IN (?*) AND s.next_offset > coalesce(c.next_offset, 0))
-THEN 1 ELSE 0 END;
+THEN 1 ELSE 0 END,
+(SELECT min(due_us) FROM postroad_retries WHERE session_id IS NULL AND group_id IN (?*)),
+(SELECT min(due_us) FROM postroad_scheduled);

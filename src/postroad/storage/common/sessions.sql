@@ -11,6 +11,9 @@ SELECT 1 FROM postroad_sessions WHERE id = ?;
 -- name: renew
 UPDATE postroad_sessions SET lease_until_us = ? WHERE id = ?;
 
+-- name: renew_running
+UPDATE postroad_sessions SET lease_until_us = ? WHERE id = ? AND lease_until_us > ?;
+
 -- name: expired
 SELECT id FROM postroad_sessions WHERE name = ? AND lease_until_us <= ?;
 

@@ -99,6 +99,8 @@ class MysqlPlace:
                 charset="utf8mb4",
                 autocommit=True,
                 connect_timeout=_CONNECT_SECONDS,
+                read_timeout=self._settings.silence_ms // 1000,
+                write_timeout=self._settings.silence_ms // 1000,
                 client_flag=CLIENT.FOUND_ROWS,
             )
             connection = MysqlConnection(raw)

@@ -169,7 +169,8 @@ class PostgresqlConnection:
         try:
             with self._raw.pipeline():
                 self._send_deferred()
-                status = self._raw.execute("COMMIT")
+                # Never a prepared one: if what goes before it fails, the server does not parse it.
+                status = self._raw.execute("COMMIT", prepare=False)
         except psycopg.Error as error:
             self._note(error)
             raise
@@ -183,7 +184,9 @@ class PostgresqlConnection:
         self._deferred.clear()
         if not self.broken and self.in_transaction:
             try:
-                self.control("ROLLBACK")
+                # By psycopg, which then forgets the statements that it has prepared: those of a
+                # pipeline that failed half-way do not exist.
+                self._raw.execute("ROLLBACK", prepare=False)
             except psycopg.Error:
                 self._lost = True
         if self._lost:

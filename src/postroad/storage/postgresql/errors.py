@@ -18,9 +18,9 @@ from postroad.errors import (
 
 _VICTIM = ("40001", "40P01")
 """Serialization failure, deadlock: the same again may well succeed."""
-_GONE = ("08", "57P01", "57P02", "57P03", "57P05", "25P03", "25006", "53300")
+_GONE = ("08", "57P01", "57P02", "57P03", "57P05", "25P03", "25006", "53300", "26000")
 """Connection trouble, shutdown, a crash, an idle session ended, a standby after a failover, too
-many connections."""
+many connections, a prepared statement that is gone."""
 _DENIED = ("28", "42501", "3D000", "3F000")
 _LOGIN = re.compile(
     r'(role|database) ".*" does not exist|authentication failed|no pg_hba\.conf entry|'

@@ -104,7 +104,7 @@ class PostgresqlPlace:
                 self._conninfo,
                 autocommit=True,
                 cursor_factory=psycopg.RawCursor,
-                **_defaults(self._conninfo),
+                **_defaults(self._conninfo, self._settings.silence_ms),
             )
             raw.prepared_max = 500
             raw.execute(self._session_settings())
@@ -169,8 +169,9 @@ def _lock(name: str) -> str:
     return f"SELECT pg_advisory_xact_lock({lock_key(name)}); "
 
 
-def _defaults(conninfo: str) -> dict[str, Any]:
-    """What a URL need not say."""
+def _defaults(conninfo: str, silence_ms: int) -> dict[str, Any]:
+    """What a URL need not say; a server that does not even acknowledge for so long is lost."""
     given = psycopg.conninfo.conninfo_to_dict(conninfo)
     wanted = {"application_name": "postroad", "connect_timeout": 5, "keepalives_idle": 30}
+    wanted |= {"keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": silence_ms}
     return {name: value for name, value in wanted.items() if name not in given}

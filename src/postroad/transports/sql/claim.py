@@ -51,14 +51,15 @@ def claim(
     return Claimed(until, task.chunks, due if due != NEVER else None, busy and not task.chunks)
 
 
-def any_for(connection: Connection, request: Request, now_us: int) -> bool:
-    """Whether a claim would find something, or has to find out. Only reads, one statement."""
+def due_for(connection: Connection, request: Request, now_us: int) -> int:
+    """When a claim would find something, or has to find out; `NEVER` if nobody publishes. Only
+    reads, one statement."""
     groups_ = [member.group_id for member in request.memberships]
     if not groups_:
-        return False
+        return NEVER
     statement = _CLAIMS["any_for"].many(len(groups_))
     row = connection.execute(statement, (request.session.id, now_us, *groups_)).fetchone()
-    return bool(row[0])
+    return now_us if row[0] else min(row[1] or NEVER, row[2] or NEVER)
 
 
 class _Claim:

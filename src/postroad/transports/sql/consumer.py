@@ -22,7 +22,7 @@ from postroad.errors import ClosedError, PostroadError, StorageError, StorageUna
 from postroad.storage.connection import Connection
 from postroad.storage.inbox import Records
 from postroad.transports.sql import groups, sessions
-from postroad.transports.sql.claim import any_for, claim
+from postroad.transports.sql.claim import claim, due_for
 from postroad.transports.sql.handing import deliveries
 from postroad.transports.sql.handler import HandlerTransaction
 from postroad.transports.sql.log import Listener, Log
@@ -83,6 +83,7 @@ class GroupConsumer:
         """Become a member and start looking after the membership."""
         await self._join()
         self._log.listeners.add(self._listener)
+        self._log.wake()  # the others here have to share; elsewhere they are told
         watcher = self._log.database.watcher
         watcher.enter()  # from now on a lost server is noticed, also by one who is busy
         watcher.leave()
@@ -131,6 +132,8 @@ class GroupConsumer:
             now = self._log.clock.monotonic()
             # A database that is locked or full now may be well again at the next round.
             with suppress(PostroadError):
+                if not self._over:
+                    await self._return_astray()
                 if not await self._is_calm():
                     due = now - resolved >= _RESOLVE_EVERY or not self._log.place.one_writer
                     if due and not self._over:
@@ -301,12 +304,18 @@ class GroupConsumer:
             if self._listener.sure or self._over or self._closing is not None:
                 return True
             self._listener.clear()
-            if heard and await self._log.peek(self._anything):
-                return True
+            if heard:
+                soon = await self._log.peek(self._soonest)
+                if soon <= 0:
+                    return True
+                self._due_at = min(self._due_at, self._log.clock.monotonic() + soon)
+                end = min(end, self._log.clock.monotonic() + soon)
         return False
 
-    def _anything(self, connection: Connection) -> bool:
-        return any_for(connection, self._request(1, 1), self._log.clock.now_us())
+    def _soonest(self, connection: Connection) -> float:
+        """In how many seconds there is something to claim, as far as is known; 0 is now."""
+        now = self._log.clock.now_us()
+        return (due_for(connection, self._request(1, 1), now) - now) / _SECOND_US
 
     def _patience(self, claimed: Claimed) -> float:
         # On a server the lease is seen to by `_quiet_for`.
@@ -335,7 +344,9 @@ class GroupConsumer:
             raise
         except asyncio.CancelledError:
             self._background.add(future)
-            future.add_done_callback(lambda done: self._give_back(done, request.session.id))
+            future.add_done_callback(
+                lambda done: self._give_back(done, attempt, request.session.id)
+            )
             raise
 
     async def _return_astray(self) -> None:
@@ -344,8 +355,12 @@ class GroupConsumer:
         if not self._astray:
             return
         session, tokens = self._session.id, self._astray
-        await self._repeatable(self._write(lambda c: give_back(c, session, tokens, lost=False)))
         self._astray = []
+        try:
+            await self._repeatable(self._write(lambda c: give_back(c, session, tokens, lost=False)))
+        except BaseException:
+            self._astray += tokens
+            raise
 
     def _request(self, limit: int, max_bytes: int) -> Request:
         return Request(
@@ -367,23 +382,36 @@ class GroupConsumer:
         self._turn = (self._turn + 1) % len(members)
         return members[self._turn :] + members[: self._turn]
 
-    def _give_back(self, done: asyncio.Future[Claimed], session: int) -> None:
+    def _give_back(
+        self, done: asyncio.Future[Claimed], attempt: list[Claimed], session: int
+    ) -> None:
         self._background.discard(done)
-        if done.cancelled() or done.exception() is not None or self._closing is not None:
+        if done.cancelled() or self._closing is not None:
             return  # nothing was claimed, or leaving hands it back
+        if done.exception() is not None:
+            # Nobody knows whether that was committed.
+            self._strand(attempt, session)
+            return
         tokens = [chunk.token for chunk in done.result().chunks]
         if not tokens:
             return
         with suppress(PostroadError):
             write = self._write(lambda c: give_back(c, session, tokens, lost=False))
             self._background.add(write)
-            write.add_done_callback(self._given_back)
+            write.add_done_callback(lambda done: self._given_back(done, attempt, session))
 
-    def _given_back(self, done: asyncio.Future[None]) -> None:
+    def _given_back(self, done: asyncio.Future[None], attempt: list[Claimed], session: int) -> None:
         self._background.discard(done)
-        if not done.cancelled():
-            done.exception()  # if it failed, the lease returns them later
+        if not done.cancelled() and done.exception() is not None:
+            self._strand(attempt, session)
         self._log.wake()
+
+    def _strand(self, attempt: list[Claimed], session: int) -> None:
+        """What may be leased to us though nobody has it: it is given back as soon as can be."""
+        if session == self._session.id:
+            self._astray += [chunk.token for one in attempt for chunk in one.chunks]
+            self._quiet = False
+            self._listener.tell()
 
     async def begin(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """See `Consumer.begin`. The claim is the mark already: only suspects are written."""

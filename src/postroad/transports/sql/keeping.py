@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from postroad.core.message import Message
 from postroad.core.topic import Topic
 from postroad.core.transport import Kept
 from postroad.errors import NotFoundError
@@ -15,7 +16,7 @@ from postroad.transports.sql import groups
 from postroad.transports.sql.append import partition_for
 from postroad.transports.sql.lines import due_behind
 from postroad.transports.sql.rows import Origins, encoded_failures, envelope
-from postroad.transports.sql.topics import ensure_topic, topic_log
+from postroad.transports.sql.topics import Stream, TopicLog, ensure_topic, lock_streams, topic_log
 
 _SQL = load("reports")
 _ADVANCE = load("log")["stream_advance"]
@@ -42,10 +43,12 @@ def keep(connection: Connection, origins: Origins, keeping: Keeping, now_us: int
     group_id, *_ = groups.find(connection, topic.name, keeping.group)
     log.last_us = max(log.last_us, now_us)
     dead = 0
-    for one in keeping.kept:
+    placed = [(one, _stream_of(connection, log, one.message)) for one in keeping.kept]
+    if not lock_streams(connection, [log], {stream.id: stream for _, stream in placed}):
+        keep(connection, origins, keeping, now_us)  # the topic has other partitions by now
+        return
+    for one, stream in placed:
         message = one.message
-        partition = partition_for(message.key, log.partitions)
-        stream = log.stream(connection, partition, message.priority)
         offset, stream.next_offset = stream.next_offset, stream.next_offset + 1
         connection.execute(_ADVANCE, (1, 1, 0, log.last_us, stream.id))
         _pass_over(connection, group_id, stream.id, offset)
@@ -71,6 +74,11 @@ def keep(connection: Connection, origins: Origins, keeping: Keeping, now_us: int
             connection.execute(_SQL["adopt"], waits)
     if dead:
         groups.count(connection, group_id, "dead", dead)
+
+
+def _stream_of(connection: Connection, log: TopicLog, message: Message) -> Stream:
+    partition = partition_for(message.key, log.partitions)
+    return log.stream(connection, partition, message.priority)
 
 
 def _pass_over(connection: Connection, group_id: int, stream: int, offset: int) -> None:

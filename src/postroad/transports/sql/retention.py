@@ -26,12 +26,21 @@ def due(connection: Connection, now_us: int) -> list[Topic]:
 def trim(connection: Connection, topic: Topic, now_us: int) -> bool:
     """Remove at most one chunk of each of the topic's streams; whether anything was removed. Its
     groups neither claim nor settle meanwhile."""
-    for (name,) in connection.execute(_SQL["group_names"], (topic[0],)).fetchall():
+    names = _names(connection, topic)
+    for name in names:
         connection.lock(groups.scope(name))
+    connection.lock("topics")  # no group joins from here on
+    if _names(connection, topic) != names:
+        return True  # one has joined meanwhile: its lock has its place in the order, too
     cuts = list(_cuts(connection, topic, now_us))
     for stream, first, cut in cuts:
         _remove(connection, topic[0], stream, first, cut)
     return bool(cuts)
+
+
+def _names(connection: Connection, topic: Topic) -> list[str]:
+    rows = connection.execute(_SQL["group_names"], (topic[0],)).fetchall()
+    return sorted(name for (name,) in rows)
 
 
 def _cuts(connection: Connection, topic: Topic, now_us: int) -> Iterator[tuple[int, int, int]]:

@@ -61,9 +61,9 @@ def exists(connection: Connection, session: int) -> bool:
 
 def renew(connection: Connection, session: Session, now_us: int) -> int | None:
     """Renew a lease that still runs; returns until when it runs now, None if it is over."""
-    if alive(connection, session.id, now_us) is None:
-        return None
-    return prolong(connection, session, now_us)
+    until = now_us + session.lease_us
+    found = connection.execute(_SQL["renew_running"], (until, session.id, now_us))
+    return until if found.rowcount else None
 
 
 def prolong(connection: Connection, session: Session, now_us: int) -> int:
@@ -212,9 +212,7 @@ def would_change(
     return False
 
 
-def is_calm(
-    connection: Connection, session: Session, memberships: Sequence[Membership]
-) -> bool:
+def is_calm(connection: Connection, session: Session, memberships: Sequence[Membership]) -> bool:
     """Whether the session has just its share of every topic, so that nothing is to be done until
     a member or a topic comes or goes. Only reads."""
     for member in memberships:

@@ -15,7 +15,7 @@ from postroad.transports.sql import groups
 
 _SQL = load("log")
 _TOPIC, _STREAMS, _STREAM_INSERT = _SQL["topic"], _SQL["streams"], _SQL["stream_insert"]
-_LOCK = _SQL["streams_lock"]
+_LOCK, _PARTITIONS = _SQL["streams_lock"], load("sessions")["partitions"]
 
 
 @dataclass(slots=True)
@@ -77,12 +77,13 @@ def lock_streams(
 ) -> bool:
     """Lock streams until the transaction ends, and read where they end; False, with an empty
     memo, if one is gone or its topic has another number of partitions than we know."""
-    if not streams:
-        return True
     known = {log.id: log for log in logs}
     ids = sorted(streams)
-    found = connection.execute(_LOCK.many(len(ids)), ids).fetchall()
+    found = connection.execute(_LOCK.many(len(ids)), ids).fetchall() if ids else []
     fits = len(found) == len(ids)
+    for topic in known.keys() - {row[3] for row in found}:
+        row = connection.execute(_PARTITIONS, (topic,)).fetchone()
+        fits = fits and row is not None and row[0] == known[topic].partitions
     for id_, next_offset, last_us, topic, partitions in found:
         streams[id_].next_offset = next_offset
         known[topic].last_us = max(known[topic].last_us, last_us)

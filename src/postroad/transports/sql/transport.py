@@ -184,6 +184,7 @@ class SqlTransport:
         """See `Cancels.cancel`."""
 
         def operation(connection: Connection) -> bool:
+            connection.lock("schedule")  # or it might be taking its place just now
             number = connection.execute(_LOG["scheduled_cancel"], (message_id,)).rowcount
             forget_next_due(connection)
             return number > 0
@@ -268,13 +269,13 @@ class SqlTransport:
 
     async def redrive(self, ids: Sequence[str]) -> int:
         """See `DeadLetters.redrive`."""
-        number = await self._log.write(lambda c: dead.redrive(c, ids))
+        number = await self._log.write(lambda c: dead.redrive(c, ids), scope="letters")
         self._log.wake()
         return number
 
     async def discard(self, ids: Sequence[str]) -> int:
         """See `DeadLetters.discard`."""
-        number = await self._log.write(lambda c: dead.discard(c, ids))
+        number = await self._log.write(lambda c: dead.discard(c, ids), scope="letters")
         self._log.wake()
         return number
 
@@ -343,7 +344,9 @@ class SqlTransport:
         log, more = self._log, True
         while more:
             more = await log.write(
-                lambda c: retention.trim(c, topic, log.clock.now_us()), durable=False
+                lambda c: retention.trim(c, topic, log.clock.now_us()),
+                scope="retention",
+                durable=False,
             )
 
     async def close(self) -> None:

@@ -1,8 +1,8 @@
 """An order is charged in effect once, and then invoiced: no server, one file.
 
-    python -m examples.shop                        publishes three orders and handles them here
-    postroad run examples.shop:road --workers 4    handles them in processes of their own
-    postroad explain examples.shop:road            what is guaranteed, and by whom
+    python -m examples.invoices                        publishes three orders and handles them here
+    postroad run examples.invoices:road --workers 4    handles them in processes of their own
+    postroad explain examples.invoices:road            what is guaranteed, and by whom
 
 It prints:
 
@@ -35,7 +35,7 @@ class OrderCharged(Struct):
 orders_created = Topic("orders.created", OrderCreated, key="customer")
 orders_charged = Topic("orders.charged", OrderCharged, partitions=1)
 
-road = Postroad("sqlite:///shop.db")
+road = Postroad("sqlite:///invoices.db")
 
 
 @road.subscribe(
