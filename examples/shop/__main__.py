@@ -1,7 +1,4 @@
-"""Everything in one process, under one event loop: API, relay and consumers.
-
-python -m examples.shop --port 8000
-"""
+"""`python -m examples.shop`: API, relay and consumers in one process, under one event loop."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ async def _with_consumers(app: FastAPI) -> AsyncIterator[None]:
 
 def main() -> None:
     """Serve until SIGINT or SIGTERM; then what runs is finished and the rest is left for later."""
-    parser = argparse.ArgumentParser(prog="python -m examples.shop", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m examples.shop")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     chosen = parser.parse_args()

@@ -1,7 +1,5 @@
-"""Creates the tables and fills the shelves: once, as a step of a release. It can be run again.
-
-python -m examples.shop.setup
-"""
+"""`python -m examples.shop.setup` creates the tables and fills the shelves: once, as a step of a
+release. It can be run again."""
 
 from __future__ import annotations
 

@@ -193,9 +193,7 @@ async def test_an_impossible_guarantee_names_all_gaps_and_the_roads_that_could()
     assert start.startswith("start earliest: this road keeps no history")
     assert delivery.startswith("delivery effectively-once: needs a business database")
     assert "orders → payment" in str(caught.value)
-    assert str(caught.value).endswith(
-        "Roads that could: sqlite://, postgresql://, mysql://"
-    )
+    assert str(caught.value).endswith("Roads that could: sqlite://, postgresql://, mysql://")
 
 
 async def test_what_no_road_can_is_told_as_that_and_nothing_is_created(tmp_path: Path) -> None:

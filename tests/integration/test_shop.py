@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -337,3 +339,23 @@ async def test_the_database_is_killed_under_it(start_server: StartServer, tmp_pa
             await asyncio.to_thread(server.start)
             await ordering
             await check(shop, wanted, customers, kills=1)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+async def test_the_session_of_its_readme_is_what_you_see(tmp_path: Path) -> None:
+    text = (ROOT / "examples/shop/README.md").read_text().replace("\\\n", "")
+    session = re.findall(r"^\$ (curl .*)\n(.+)$", text, re.MULTILINE)
+    assert len(session) == 4
+    shop = Shop(tmp_path, File(tmp_path / "shop.db"))
+
+    def answers(command: str, said: str) -> bool:
+        command = command.replace("localhost:8000", f"127.0.0.1:{shop.port}")
+        done = subprocess.run(
+            command, shell=True, timeout=10, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() == said
+
+    with running(shop, "everything"):
+        async with asyncio.timeout(60):
+            for command, said in session:  # the server may not be up yet, nor payment be through
+                await until(lambda command=command, said=said: answers(command, said))  # type: ignore[misc]
