@@ -38,7 +38,12 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     chosen = parser.parse_args()
-    uvicorn.run(make_app(_with_consumers), host=chosen.host, port=chosen.port)
+    uvicorn.run(
+        make_app(_with_consumers),
+        host=chosen.host,
+        port=chosen.port,
+        timeout_graceful_shutdown=10,  # seconds; where the database is down, requests wait for it
+    )
 
 
 if __name__ == "__main__":
