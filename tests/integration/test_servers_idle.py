@@ -63,7 +63,6 @@ async def test_an_idle_consumer_costs_next_to_nothing(
     kind: str,
     ordered: bool,
     start_server: StartServer,
-    record_property: Callable[[str, object], None],
 ) -> None:
     server = await asyncio.to_thread(start_server, kind)
     counted = counter(server)
@@ -80,7 +79,6 @@ async def test_an_idle_consumer_costs_next_to_nothing(
         seconds = time.monotonic() - started
         waiting.cancel()
     rate = (after - before) / seconds
-    record_property("statements_per_second", round(rate, 2))
     print(f"{kind} {'ordered' if ordered else 'plain'}: {rate:.2f} statements a second")
     assert rate <= MOST[kind]
 
