@@ -35,7 +35,7 @@ THERE_ALREADY = frozenset({1050, 1060, 1061, 1826})
 
 def too_large(size: int, limit: int) -> pymysql.MySQLError:
     """The error for a statement that the server would answer by closing the connection."""
-    return pymysql.err.DataError(
+    return pymysql.DataError(
         _LARGE_PACKET,
         f"a statement of {size:,} bytes is above the server's max_allowed_packet, {limit:,}; raise "
         "that, or send less in one message",
