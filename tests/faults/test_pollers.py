@@ -91,7 +91,7 @@ class Suite:
 
     @pytest.fixture
     def kind(self) -> Kind:
-        raise NotImplementedError
+        raise NotImplementedError  # a base class: each database below names itself
 
     @pytest.mark.timeout(240)
     async def test_two_hundred_pollers_never_process_a_row_twice(

@@ -31,7 +31,7 @@ class Suite:
 
     @pytest.fixture
     def kind(self) -> Kind:
-        raise NotImplementedError
+        raise NotImplementedError  # a base class: each database below names itself
 
     async def test_a_command_runs_once_and_its_result_is_given_again(self, kind: Kind) -> None:
         effects: list[int] = []

@@ -109,7 +109,7 @@ class Suite:
 
     @pytest.fixture
     def kind(self) -> Kind:
-        raise NotImplementedError
+        raise NotImplementedError  # a base class: each database below names itself
 
     @pytest.fixture(autouse=True)
     def _tables(self, kind: Kind) -> None:

@@ -69,7 +69,7 @@ class Joined:
             raise
 
     def _run(self, sql: str, parameters: tuple[Any, ...]) -> Result:
-        raise NotImplementedError
+        raise NotImplementedError  # a base class: every kind of connection below says how
 
 
 class AsyncJoined:
@@ -97,7 +97,7 @@ class AsyncJoined:
             raise
 
     async def _run(self, sql: str, parameters: tuple[Any, ...]) -> Result:
-        raise NotImplementedError
+        raise NotImplementedError  # a base class: every kind of connection below says how
 
 
 def join(connection: Any) -> Joined | AsyncJoined:
