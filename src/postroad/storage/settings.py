@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from postroad.errors import InvalidURLError
 
@@ -45,15 +46,17 @@ class Settings:
         return int((self.statement_timeout + self.busy + 5) * 1000)
 
 
-def settings_of(scheme: str, options: Mapping[str, str]) -> Settings:
-    """The settings that a URL's parameters make.
+def settings_of(
+    scheme: str, options: Mapping[str, str], others: Mapping[str, str] = MappingProxyType({})
+) -> Settings:
+    """The settings that a URL's parameters make; `others` are those that the scheme has besides.
 
     Raises:
         InvalidURLError: a parameter that there is not, or a value that is none.
     """
     unknown = sorted(options.keys() - _KNOWN.keys())
     if unknown:
-        known = "; ".join(f"{name}: {meaning}" for name, meaning in _KNOWN.items())
+        known = "; ".join(f"{name}: {meaning}" for name, meaning in (_KNOWN | dict(others)).items())
         raise InvalidURLError(f"{scheme}:// has no parameter {', '.join(unknown)}; it has {known}")
     default = Settings()
     return Settings(

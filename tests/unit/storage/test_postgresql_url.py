@@ -33,6 +33,7 @@ def test_its_name_holds_no_secret() -> None:
         ("postgresql://ada@db/", "names a database"),
         ("postgres://ada@db/shop", "is not postgresql://"),
         ("postgresql://ada@db/shop?busi=5s", "has no parameter busi"),
+        ("postgresql://ada@db/shop?shema=x", "schema: where the tables are"),
         ("postgresql://ada@db/shop?options=-csearch_path%3Dx", "has no parameter options"),
         ("postgresql://ada@db/shop?notify=maybe", "on or off"),
         ('postgresql://ada@db/shop?schema=a"b', "a plain name is needed"),

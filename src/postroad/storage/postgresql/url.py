@@ -10,6 +10,10 @@ from postroad.errors import InvalidURLError
 from postroad.storage.postgresql.place import PostgresqlPlace
 from postroad.storage.settings import Settings, parameter_error, settings_of
 
+_OURS = {
+    "schema": "where the tables are, e.g. postroad",
+    "notify": "on (default) or off: listen for news, or only look now and then",
+}
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _LIBPQ = {
     "sslmode", "sslrootcert", "sslcert", "sslkey", "connect_timeout", "target_session_attrs",
@@ -41,6 +45,6 @@ def parse(url: str) -> PostgresqlPlace:
     notify = ours.pop("notify", "on")
     if notify not in ("on", "off"):
         raise parameter_error("postgresql", "notify", notify, "on or off")
-    settings: Settings = settings_of("postgresql", ours)
+    settings: Settings = settings_of("postgresql", ours, _OURS)
     conninfo = urlunsplit(parts._replace(query=urlencode(libpq)))
     return PostgresqlPlace(conninfo, place_of(url), settings, schema=schema, notify=notify == "on")
