@@ -7,7 +7,7 @@ elsewhere it is three statements.
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -30,17 +30,29 @@ def savepoint(connection: Any, joined: Joined) -> AbstractContextManager[Any]:
         atomic: AbstractContextManager[Any] = sys.modules["django.db.transaction"].atomic(alias)
         return atomic
     if callable(begin := getattr(connection, "begin_nested", None)):
-        nested: AbstractContextManager[Any] = begin()
-        return nested
+        return _nested(joined, begin)
     return _plain(joined)
 
 
 def async_savepoint(connection: Any, joined: AsyncJoined) -> AbstractAsyncContextManager[Any]:
     """As `savepoint`, for a connection whose calls are awaited."""
     if callable(begin := getattr(connection, "begin_nested", None)):
-        nested: AbstractAsyncContextManager[Any] = begin()
-        return nested
+        return _async_nested(joined, begin)
     return _async_plain(joined)
+
+
+@contextmanager
+def _nested(joined: Joined, begin: Callable[[], Any]) -> Generator[None]:
+    joined.open()
+    with begin():
+        yield
+
+
+@asynccontextmanager
+async def _async_nested(joined: AsyncJoined, begin: Callable[[], Any]) -> AsyncGenerator[None]:
+    await joined.open()
+    async with begin():
+        yield
 
 
 class _Statements(NamedTuple):

@@ -43,6 +43,10 @@ class Joined:
         self.dialect = dialect
         self.style = style
 
+    def open(self) -> None:
+        """Before a savepoint of the caller's library: see that a transaction is open around it.
+        SQLite's driver opens none for a savepoint, and the end of an outermost one commits."""
+
     def run(self, statement: Statement, parameters: Sequence[Any] = ()) -> Result:
         """Run one statement in the caller's transaction. One that writes begins with INSERT,
         UPDATE or DELETE: before any other, SQLite's driver opens no transaction.
@@ -81,6 +85,9 @@ class AsyncJoined:
         self.connection = connection
         self.dialect = dialect
         self.style = style
+
+    async def open(self) -> None:
+        """See `Joined.open`."""
 
     async def run(self, statement: Statement, parameters: Sequence[Any] = ()) -> Result:
         """See `Joined.run`."""
@@ -328,6 +335,9 @@ _DIALECTS: dict[str, Dialect] = {
 
 
 class _Sqlalchemy(Joined):
+    def open(self) -> None:
+        _alchemy_open(self.connection)
+
     def _run(self, sql: str, parameters: tuple[Any, ...]) -> Result:
         return _alchemy_run(self.connection, sql, parameters)
 
@@ -335,12 +345,22 @@ class _Sqlalchemy(Joined):
 class _AsyncSqlalchemy(AsyncJoined):
     """`connection` is an AsyncSession or an AsyncConnection."""
 
+    async def open(self) -> None:
+        await self.connection.run_sync(lambda owner: _alchemy_open(_alchemy_connection(owner)))
+
     async def _run(self, sql: str, parameters: tuple[Any, ...]) -> Result:
         def within(owner: Any) -> Result:
             return _alchemy_run(_alchemy_connection(owner), sql, parameters)
 
         result: Result = await self.connection.run_sync(within)
         return result
+
+
+def _alchemy_open(connection: Any) -> None:
+    if connection.dialect.name == "sqlite":
+        driver = connection.connection.driver_connection
+        if not driver.in_transaction:
+            connection.exec_driver_sql("BEGIN")
 
 
 def _alchemy_run(connection: Any, sql: str, parameters: tuple[Any, ...]) -> Result:
